@@ -1,0 +1,105 @@
+"""What an evaluator is, what it may know, and the row it answers with."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ssl_cls.data.source import Source
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an encoder comes from, as every row repeats it."""
+
+    run: str  # run directory's name, or the encoder as the user wrote it
+    method: str  # simclr, mae, supervised, ...; "random", "pixels", "timm", "weights"
+    backbone: str  # BackboneConfig.label: tables group by it; "" for pixels
+    seed: int
+    dataset: str | None = None  # what it was pretrained on
+    images_seen: int = 0
+    view_forwards: int = 0  # backbone passes of one view each: equal images are not equal compute
+    seconds: float | None = None  # the clock's, so not part of a row
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A network to be judged, with all that is needed to feed it. `network.features(images)` gives [B, D]."""
+
+    network: nn.Module
+    input_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str  # of the weights; of the name for pixels
+    provenance: Provenance
+    out: Path  # eval/ folder of the run: rows, predictions and timings go here
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """Labelled splits. Settings are chosen on val; heads are refitted on train+val; test is scored once."""
+
+    name: str
+    train: Source
+    val: Source
+    test: Source
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Context:
+    device: torch.device
+    rank: int = 0
+    num_ranks: int = 1
+    seed: int = 0  # of heads and fine-tuning, not of the label draws, which are the same for every row and seed
+    cache: Path = Path("runs/.features")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation. `predictions` (int64 [n_test]) and `optimism` are stored beside the row, not in it."""
+
+    evaluator: str  # versioned: "knn/v1"
+    settings: dict[str, Any]  # what was fixed and what was chosen
+    metrics: dict[str, float]  # percent: top1, top5; nats: cross_entropy
+    n_train: int
+    n_test: int
+    predictions: Tensor
+    chosen_on: str  # "val", "cv5", "fixed"
+    n_labels: int | None = None  # None: all
+    draw: int | None = None
+    optimism: list[dict[str, Any]] = field(default_factory=list)  # {settings, top1 on test} of every setting; nothing reads it for choosing
+
+
+class Evaluator(Protocol):
+    """A frozen spec is the evaluator."""
+
+    name: str
+
+    def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]: ...
+
+
+def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> dict[str, Any]:
+    """The line of results.jsonl: a function of weights, data, settings and seed, never of the clock."""
+    come_from = asdict(encoder.provenance)
+    return {
+        "run": come_from["run"],
+        "method": come_from["method"],
+        "backbone": come_from["backbone"],
+        "encoder_sha256": encoder.sha256,
+        "seed": come_from["seed"],
+        "pretrain": {key: come_from[key] for key in ("dataset", "images_seen", "view_forwards")},
+        "evaluator": result.evaluator,
+        "settings": result.settings,
+        "dataset": data.name,
+        "n_labels": result.n_labels,
+        "draw": result.draw,
+        "n_train": result.n_train,
+        "n_test": result.n_test,
+        "metrics": result.metrics,
+        "chosen_on": result.chosen_on,
+        "device": context.device.type,
+    }

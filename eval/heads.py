@@ -1,0 +1,170 @@
+"""Linear classifiers on fixed features: many multinomial logistic regressions at once, each solved to its minimum.
+
+There is no learning rate, batch order or seed to choose: the problem is convex, so the answer is the problem's own.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_HISTORY = 10  # curvature pairs, the usual L-BFGS memory
+_CHUNK = 2**22  # logits held at a time: 16 MiB, whatever the number of samples
+
+
+class Heads(NamedTuple):
+    """S linear heads on raw features: logits = features @ weight[s] + bias[s]."""
+
+    weight: Tensor  # float32 [S, D, K]
+    bias: Tensor  # float32 [S, K]
+
+    def logits(self, features: Tensor, s: int) -> Tensor:
+        """float32 [N, D] -> [N, K], of head `s`."""
+        return torch.addmm(self.bias[s], features.to(self.bias.device), self.weight[s])
+
+
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    weight_decay: Tensor,
+    sample_weight: Tensor | None = None,
+    start: Heads | None = None,
+    tolerance: float = 1e-5,
+    max_steps: int = 200,
+) -> Heads:
+    """S independent problems on the same features, each minimised over (W, b):
+
+        sum_i a_i CE(y_i, z_i W + b) / sum_i a_i  +  weight_decay/2 ||W||^2
+
+    z are the features standardised with the (unweighted) mean and standard deviation of `features`; constant ones
+    become 0. The bias is free. In scikit-learn's terms C = 1 / (weight_decay * sum_i a_i).
+
+    Args:
+        features: float [N, D], any device: everything is computed there. One more copy of it is held.
+        labels: int64 [N] in [0, num_classes).
+        weight_decay: [S], all > 0.
+        sample_weight: a, [S, N], >= 0 (0 leaves a sample out: a fold of cross-validation); None: all 1.
+        start: heads to start from, say those of a part of the data; the answer is the same, sooner.
+        tolerance: a problem is done when the next step promises less than this share of its loss.
+
+    Returns:
+        Heads on the raw features. Deterministic for equal device and threads; independent of the other problems in the
+        batch to within `tolerance`.
+
+    Method: L-BFGS (Nocedal & Wright 2006, algorithm 7.4) with Armijo backtracking, vectorised over the problems, in the
+    principal axes of the features. Böhning's bound (1992), Hessian <= cov(z)/2 + weight_decay, is diagonal there and is
+    its initial metric, which takes the features' conditioning out of the iteration count.
+    """
+    device, (n, _) = features.device, features.shape
+    decay = weight_decay.to(device, torch.float32)
+    weights = torch.ones(len(decay), n, device=device) if sample_weight is None else sample_weight.to(device, torch.float32)
+    weights = weights / weights.sum(1, keepdim=True)
+    mean, std = _moments(features)
+    z = (features - mean) / std
+    axes = torch.linalg.qr(z.T).Q if n < z.shape[1] else None  # fewer samples than features: the solution is in their span
+    z = z if axes is None else z @ axes
+    spectrum, rotation = torch.linalg.eigh((z.T @ z).double() / n)
+    z = torch.cat((z @ rotation.float(), torch.ones(n, 1, device=device)), 1)  # the last axis carries the bias
+    axes = rotation if axes is None else axes.double() @ rotation
+
+    penalty = torch.cat((decay.expand(z.shape[1] - 1, -1), torch.zeros(1, len(decay), device=device)))[:, :, None]  # [D+1, S, 1]
+    curvature = torch.cat((spectrum.clamp(min=0), spectrum.new_ones(1))).float()[:, None, None]
+    metric = 1 / (curvature / 2 * (weights.amax(1) * n)[:, None] + penalty).clamp(min=1e-8)  # a_i <= max a: the bound for weighted samples
+
+    first = torch.zeros(z.shape[1], len(decay), num_classes, device=device)
+    if start is not None:
+        standardised = start.weight.to(device).double() * std.double()[:, None]
+        first[:-1] = torch.einsum("dr,sdk->rsk", axes, standardised).float()
+        first[-1] = start.bias.to(device) + torch.einsum("d,sdk->sk", mean, start.weight.to(device))
+    solution = _lbfgs(z, labels.to(device), weights, penalty, metric, first, tolerance, max_steps)
+
+    weight = torch.einsum("dr,rsk->sdk", axes, solution[:-1].double()) / std.double()[:, None]
+    bias = solution[-1].double() - torch.einsum("d,sdk->sk", mean.double(), weight)
+    return Heads(weight.float(), bias.float())
+
+
+def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [D]; 1 where a feature is constant to float32 precision, so that nothing divides by 0."""
+    mean = features.mean(0, dtype=torch.float64)
+    variance = torch.zeros_like(mean)
+    for part in features.split(max(1, _CHUNK // features.shape[1])):
+        variance += (part - mean).square().sum(0)
+    std = (variance / len(features)).sqrt()
+    return mean.float(), torch.where(std > 1e-6 * mean.abs(), std, 1.0).float()
+
+
+def _loss(w: Tensor, z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss [S] in float64 and its gradient [D, S, K], over chunks of samples."""
+    dim, heads, classes = w.shape
+    loss = (penalty * w.square()).sum((0, 2)).double() / 2
+    gradient = penalty * w
+    size = max(1, _CHUNK // (heads * classes))
+    for x, y, a in zip(z.split(size), labels.split(size), weights.split(size, dim=1), strict=True):
+        logp = (x @ w.view(dim, -1)).view(-1, heads, classes).log_softmax(2)
+        target = y[:, None, None].expand(-1, heads, 1)
+        loss -= torch.einsum("ns,sn->s", logp.gather(2, target)[:, :, 0].double(), a.double())
+        p = logp.exp_().scatter_add_(2, target, logp.new_full((), -1.0).expand(target.shape)) * a.T[:, :, None]
+        gradient.view(dim, -1).addmm_(x.T, p.view(len(x), -1))
+    return loss, gradient
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.einsum("dsk,dsk->s", a, b)
+
+
+def _lbfgs(
+    z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor, metric: Tensor, w: Tensor, tolerance: float, max_steps: int
+) -> Tensor:
+    """Minimise from `w` [D, S, K]; problems that are done leave the batch, so that the slow ones run alone."""
+    answer = w.clone()
+    alive = torch.arange(w.shape[1], device=w.device)
+    loss, gradient = _loss(w, z, labels, weights, penalty)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for _ in range(max_steps):
+        direction = _direction(gradient, pairs, metric)
+        slope = _dot(gradient, direction)
+        reset = slope >= 0  # rounding spoilt the curvature: the metric alone always descends
+        direction = torch.where(reset[:, None], -metric * gradient, direction)
+        slope = torch.where(reset, _dot(gradient, direction), slope)
+        done = -slope <= tolerance * loss
+        if done.any():
+            answer[:, alive[done]] = w[:, done]
+            keep = ~done
+            alive, loss, weights, slope = alive[keep], loss[keep], weights[keep], slope[keep]
+            w, gradient, direction, penalty, metric = (t[:, keep] for t in (w, gradient, direction, penalty, metric))
+            pairs = [(s[:, keep], y[:, keep]) for s, y in pairs]
+            if not len(alive):
+                return answer
+        length = torch.ones_like(slope)
+        for _ in range(12):
+            trial = w + length[:, None] * direction
+            trial_loss, trial_gradient = _loss(trial, z, labels, weights, penalty)
+            short = trial_loss > loss + 1e-4 * length * slope + 1e-7 * loss  # float32 noise is no reason to shrink
+            if not short.any():
+                break
+            length = torch.where(short, length / 2, length)
+        pairs = [*pairs[1 - _HISTORY :], (trial - w, trial_gradient - gradient)]
+        w, loss, gradient = trial, trial_loss, trial_gradient
+    answer[:, alive] = w
+    return answer
+
+
+def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], metric: Tensor) -> Tensor:
+    """- (inverse Hessian estimate) @ gradient: the two-loop recursion, a pair without positive curvature left out."""
+    q, trail = gradient.clone(), []
+    for s, y in reversed(pairs):
+        sy = _dot(s, y)
+        rho = torch.where(sy > 0, 1 / sy, 0.0)
+        alpha = rho * _dot(s, q)
+        q -= alpha[:, None] * y
+        trail.append((s, y, rho, alpha))
+    r = metric * q
+    if pairs:
+        s, y = pairs[-1]
+        scale = _dot(s, y) / _dot(y, metric * y).clamp(min=1e-30)
+        r *= torch.where(scale > 0, scale, 1.0)[:, None]
+    for s, y, rho, alpha in reversed(trail):
+        r += (alpha - rho * _dot(y, r))[:, None] * s
+    return -r

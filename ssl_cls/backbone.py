@@ -1,0 +1,153 @@
+"""Any timm model behind one face: pooled features for every architecture, token sequences for vision transformers."""
+
+import difflib
+import re
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_cls.errors import UserError
+from ssl_cls.spec import spec
+
+_GRID = re.compile(r"avg([1-9])x\1")
+
+
+@spec
+class BackboneConfig:
+    name: str  # any timm architecture, or resnet_small, resnet18_small
+    pooling: str = "avg"  # avg | avgKxK (means of a K x K grid, concatenated) | cls
+    args: dict[str, Any] | None = None  # timm's model_args: patch_size, embed_dim, depth, drop_path_rate, ...
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("avg", "cls") and not _GRID.fullmatch(self.pooling):
+            raise ValueError(f"pooling must be avg, avg2x2 (avg3x3, ...) or cls, not {self.pooling!r}")
+
+    @property
+    def label(self) -> str:
+        """What tables group rows by: the architecture and its arguments, without pooling."""
+        return self.name + "".join(f" {key}={value}" for key, value in sorted((self.args or {}).items()))
+
+
+def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """[rows * columns, dim]: sines and cosines of the row, then of the column, wavelengths from 2 pi to 10,000 (MAE; Vaswani et al. 2017, 3.5)."""
+    if dim % 4:
+        raise UserError(f"sine-cosine positions need a width that 4 divides, not {dim}", "backbone.args.embed_dim or method.decoder_dim", f"use {dim + 4 - dim % 4}")
+    rates = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [axis.flatten()[:, None] * rates for axis in (rows, columns)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
+
+
+class Backbone(nn.Module):
+    """`model` is timm's and keeps timm's names, so that its weights load into timm as they are."""
+
+    def __init__(self, model: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.model, self.pooling = model, pooling
+        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
+
+    @property
+    def is_vit(self) -> bool:
+        return isinstance(self.model, VisionTransformer)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        size: tuple[int, int] = self.model.patch_embed.grid_size  # type: ignore[union-attr, assignment]
+        return size
+
+    @property
+    def patch_size(self) -> int:
+        return int(self.model.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+
+    @property
+    def channels(self) -> int:
+        """Image channels it takes."""
+        return int(next(p for p in self.model.parameters() if p.ndim == 4).shape[1])
+
+    @property
+    def width(self) -> int:
+        """Channels of the last feature map or token."""
+        return int(self.model.num_features)  # type: ignore[arg-type]
+
+    @property
+    def dim(self) -> int:
+        """Length of `features`."""
+        match = _GRID.fullmatch(self.pooling)
+        return self.width * (int(match.group(1)) ** 2 if match else 1)
+
+    def fix_positions(self) -> None:
+        """Sine-cosine positions instead of learned ones; prefix tokens have position 0 (MAE, MoCo v3)."""
+        positions = sincos_positions(self.grid, self.width)
+        parameter: nn.Parameter = self.model.pos_embed  # type: ignore[assignment]
+        with torch.no_grad():
+            parameter.zero_()
+            parameter[0, -len(positions) :] = positions
+        parameter.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images)
+
+    def features(self, images: Tensor, pooling: str | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, dim]: the encoder's last features, pooled as the recipe says unless told otherwise."""
+        return self.pool(self.model.forward_features(images), pooling or self.pooling)  # type: ignore[operator]
+
+    def pool(self, x: Tensor, pooling: str | None = None) -> Tensor:
+        """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim]."""
+        pooling = pooling or self.pooling
+        if x.ndim == 3:
+            if pooling == "cls":
+                return x[:, 0]
+            x = x[:, self.prefix_tokens :]
+            if pooling == "avg":
+                return x.mean(1)
+            x = x.transpose(1, 2).unflatten(2, self.grid)
+        match = _GRID.fullmatch(pooling)
+        return F.adaptive_avg_pool2d(x, int(match.group(1)) if match else 1).flatten(1)
+
+    def tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, P+K, D]: prefix tokens, then the patches whose indices are in `keep` (int64 [B, K]).
+
+        Dropped patches never enter the blocks, as in MAE (He et al. 2022, 3). Every patch: the model's own features, bit for bit.
+        """
+        model: Any = self.model
+        x = model._pos_embed(model.patch_embed(images))
+        if keep is not None:
+            patches = x[:, self.prefix_tokens :]
+            patches = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[2]))
+            x = torch.cat((x[:, : self.prefix_tokens], patches), dim=1)
+        x = model.blocks(model.norm_pre(x))
+        return model.norm(x)  # type: ignore[no-any-return]
+
+
+def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
+    """A backbone with fresh weights from torch's global generator, for `channels` x `size` x `size` images.
+
+    Raises:
+        UserError: unknown name (with the nearest ones), arguments timm refuses, a size that the patches do not divide,
+            or a pooling that the architecture has no use for.
+    """
+    if not timm.is_model(config.name):
+        near = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        raise UserError(f"no backbone named {config.name!r}", "backbone.name", f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()")
+    args = dict(config.args or {})
+    if timm.get_pretrained_cfg(config.name).fixed_input_size:
+        args.setdefault("img_size", size)
+        patch = args.get("patch_size")
+        if isinstance(patch, int) and size % patch:
+            raise UserError(f"{size} pixels are not a whole number of {patch}-pixel patches", "backbone.args.patch_size", f"use a divisor of {size}, or set views size")
+    try:
+        model = timm.create_model(config.name, pretrained=False, num_classes=0, in_chans=channels, **args)
+    except (TypeError, AssertionError, ValueError, AttributeError) as error:
+        raise UserError(f"timm cannot build {config.name} with {args}: {error}", "backbone.args", "see the model's arguments in timm") from error
+    model.model_args = args  # type: ignore[assignment]  # exported beside the weights, so that timm can rebuild the model
+    backbone = Backbone(model, config.pooling)
+    if not backbone.is_vit:
+        backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.pooling == "cls" and not getattr(model, "num_prefix_tokens", 0):
+        raise UserError(f"{config.name} has no class token", "backbone.pooling", "use avg or avg2x2")
+    return backbone

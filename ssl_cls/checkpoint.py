@@ -1,0 +1,116 @@
+"""A checkpoint is a folder of safetensors and JSON that is either whole and verified, or not there.
+
+    checkpoints/step_00000123/  model.safetensors optim.safetensors state.json MANIFEST.json
+
+Written under a temporary name, fsynced file by file, renamed, verified by its SHA-256 manifest, and only then are older
+ones pruned. Nothing here is pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+MANIFEST = "MANIFEST.json"
+
+
+class Checkpoint(NamedTuple):
+    folder: Path
+    state: dict[str, Any]  # step, metrics_bytes, and what the machine was
+    model: dict[str, Tensor]
+    optim: dict[str, Tensor]
+
+
+def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name: {"head.weight/exp_avg": ...}."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
+
+
+def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The inverse of optimizer_tensors. Moments take their parameter's memory layout, as if they had never left."""
+    parameters = dict(module.named_parameters())
+    for entry, value in tensors.items():
+        name, key = entry.rsplit("/", 1)
+        parameter = parameters[name]
+        like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value, device=parameter.device)
+        optimizer.state[parameter][key] = like.copy_(value)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save(root: Path, state: dict[str, Any], model: dict[str, Tensor], optim: dict[str, Tensor], keep: int) -> Path:
+    """Write root/step_N for N = state["step"], verify it, then prune all but the newest `keep`.
+
+    Raises:
+        OSError: the disk is full or read-only; what was saved before is untouched.
+    """
+    folder = root / f"step_{state['step']:08d}"
+    writing = root / f".{folder.name}.tmp"
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    for name, tensors in (("model", model), ("optim", optim)):
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, writing / f"{name}.safetensors")
+    (writing / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
+    files = sorted(writing.iterdir())
+    manifest = {path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in files}
+    (writing / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in (*files, writing / MANIFEST, writing):
+        _sync(path)
+    if folder.exists():  # a damaged one that resume passed over
+        shutil.rmtree(folder)
+    writing.rename(folder)
+    _sync(root)
+    if (damage := damaged(folder)) is not None:
+        raise OSError(f"{folder} did not read back as it was written: {damage}")
+    for old in _folders(root)[keep:]:
+        shutil.rmtree(old)
+    return folder
+
+
+def damaged(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None if every file is there with the bytes of the manifest."""
+    try:
+        manifest: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
+        for name in ("model.safetensors", "optim.safetensors", "state.json"):
+            if _digest(folder / name) != manifest[name]["sha256"]:
+                return f"{name} differs from its manifest"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _folders(root: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((path for path in root.glob("step_*") if path.is_dir()), reverse=True)
+
+
+def verified(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Each checkpoint under `root`, newest first, with what is wrong with it (None: nothing)."""
+    for folder in _folders(root):
+        yield folder, damaged(folder)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a verified checkpoint onto the CPU."""
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    return Checkpoint(folder, state, load_file(folder / "model.safetensors"), load_file(folder / "optim.safetensors"))

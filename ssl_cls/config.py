@@ -1,0 +1,243 @@
+"""A recipe: what a run is. YAML and overrides in, checked as a whole; the complete YAML out; its identity.
+
+The union `MethodConfig` is the registry of methods. This is the only module that knows pydantic.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, asdict, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Lt, MinLen
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, ValidationInfo
+
+from ssl_cls.augment.view import View
+from ssl_cls.backbone import BackboneConfig
+from ssl_cls.data.catalog import DataConfig
+from ssl_cls.errors import UserError
+from ssl_cls.methods.mae import MAEConfig
+from ssl_cls.methods.simclr import SimCLRConfig
+from ssl_cls.methods.supervised import SupervisedConfig
+from ssl_cls.optim import OptimConfig
+from ssl_cls.recipe_errors import explain
+from ssl_cls.spec import Count, Positive, spec
+from ssl_cls.yaml_document import Document, Dumper, Problem, dotted
+
+MAX_BYTES = 100_000
+MAX_SHOWN = 25
+MIN_SIDE = 28  # smaller images are enlarged to this side: encoders for small images are made for it
+
+MethodConfig = Annotated[SimCLRConfig | MAEConfig | SupervisedConfig, Field(discriminator="name")]
+
+
+def _slug(name: str) -> str:
+    if not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", name):
+        raise ValueError(
+            f"must be 1 to 100 letters, digits, '.', '_' or '-', the first not a '.' (got {json.dumps(name[:60])})"
+        )
+    return name
+
+
+def _divides_batch(micro_batch_size: int | None, info: ValidationInfo) -> int | None:
+    batch_size = info.data.get("batch_size")
+    if micro_batch_size and batch_size and batch_size % micro_batch_size:
+        raise ValueError(f"must divide batch_size {batch_size} (got {micro_batch_size})")
+    return micro_batch_size
+
+
+def _fit_method(views: tuple[View, ...] | None, info: ValidationInfo) -> tuple[View, ...] | None:
+    method = info.data.get("method")
+    if views is not None and method is not None and (complaint := method.check_views(views)):
+        raise ValueError(complaint)
+    return views
+
+
+@spec
+class TrainConfig:
+    _: KW_ONLY
+    epochs: Positive  # passes over the training images; a fraction is allowed
+    batch_size: Count  # images a step, over all ranks and micro-batches
+    micro_batch_size: Annotated[Count | None, AfterValidator(_divides_batch)] = (
+        None  # images a forward pass on all ranks; None: the whole batch
+    )
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    deterministic: bool = False  # on CUDA: only kernels that give the same bits each time
+
+
+@spec
+class HealthConfig:
+    stop: bool = False  # end a run that has collapsed, instead of warning
+
+
+@spec
+class RunConfig:
+    dir: Annotated[str, MinLen(1)] | None = None  # None: runs/<name>-seed<seed>
+    checkpoint_every_steps: Count = 200
+    keep: Annotated[int, Ge(2)] = 2  # checkpoints; two, so that one damaged file never ends a run
+    log_every_steps: Count = 10
+
+
+@spec
+class Recipe:
+    _: KW_ONLY
+    name: Annotated[str, AfterValidator(_slug)]
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0  # the range that NumPy and scikit-learn accept
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig
+    method: MethodConfig
+    views: Annotated[tuple[View, ...] | None, AfterValidator(_fit_method)] = (
+        None  # None: the method's own, see `resolved`
+    )
+    optim: OptimConfig
+    train: TrainConfig
+    health: HealthConfig = field(default_factory=HealthConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply `key.path=value` overrides in order (a later one wins), and check the result.
+
+    Raises:
+        UserError: the file cannot be read, or the recipe is wrong: every fault at once, each with file and line (or
+            the number of the override), key path, what is wrong, and the nearest valid key or name.
+    """
+    text = _read(Path(path))
+    document = Document(text, lambda line: f"{path}:{line}")
+    for number, override in enumerate(overrides, 1):
+        document.override(f"override {number}", override)
+    problems = list(document.problems)
+    if isinstance(document.data, dict):
+        try:
+            recipe = _checked(document.data)
+        except ValidationError as error:
+            faulty = {problem.path for problem in problems}
+            details = error.errors(include_url=False)[: 4 * MAX_SHOWN]
+            problems += [
+                Problem(document.place(key), key, message)
+                for key, message in explain(details, Recipe, document.data)
+                if key not in faulty
+            ]
+        else:
+            if not problems:
+                return recipe
+    shown = [str(problem) for problem in problems[:MAX_SHOWN]] + ["..."] * (len(problems) > MAX_SHOWN)
+    count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
+    where = shown[0] if len(shown) == 1 else "".join(f"\n    {line}" for line in shown)
+    raise UserError(
+        f"the recipe has {count}",
+        where,
+        "correct it in the recipe or on the command line; nothing was started",
+    )
+
+
+def _checked(raw: dict[str, Any]) -> Recipe:
+    """JSON mode, so that lists may become tuples while `true` and "1" stay what they are."""
+    return _ADAPTER.validate_json(json.dumps(raw))
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError("no such recipe", str(path), _nearest(path)) from None
+    except IsADirectoryError:
+        raise UserError("a directory, not a recipe file", str(path), _nearest(path / "recipe.yaml")) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the recipe cannot be read: {error}", str(path), "check the path and its permissions"
+        ) from None
+    if len(content) > MAX_BYTES:
+        raise UserError(
+            f"larger than {MAX_BYTES:,} bytes, so not a recipe",
+            str(path),
+            "give the path of a recipe .yaml file",
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError("not UTF-8 text", f"{path}:{line}", "save the file as UTF-8") from None
+
+
+def _nearest(path: Path) -> str:
+    """A fix that names the recipes closest to what was asked for."""
+    found = {
+        str(file): file.stem
+        for folder in (path.parent, Path("recipes"))
+        for file in sorted(folder.glob("*.yaml"))
+    }
+    near = difflib.get_close_matches(path.stem, found.values(), n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(file for stem in near for file in found if found[file] == stem)}?"
+    return (
+        f"there are {', '.join(list(found)[:8])}"
+        if found
+        else "recipes are .yaml files, those that come with the project are in recipes/"
+    )
+
+
+def resolved(recipe: Recipe, size: int, channels: int) -> Recipe:
+    """The recipe with nothing left to a default that the data decide: views, and every view's size.
+
+    Args:
+        size: side of the data's images in pixels; views without a size get it, or 28 if it is smaller.
+        channels: of the data; one-channel images need no colour augmentation.
+    """
+    side = max(size, MIN_SIDE)
+    views = recipe.method.views(side, channels) if recipe.views is None else recipe.views
+    return replace(recipe, views=tuple(view if view.size else replace(view, size=side) for view in views))
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe as YAML, which `load` reads back equal."""
+    plain = json.loads(json.dumps(asdict(recipe)))
+    return yaml.dump(
+        plain, Dumper=Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
+    )  # type: ignore[no-any-return]
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What makes two runs the same: everything but `run`, `health` and `data.workers`, in canonical JSON types."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(_checked(asdict(recipe)))))
+    del plain["run"], plain["health"], plain["data"]["workers"]
+    return plain
+
+
+def identity_hash(recipe: Recipe) -> str:
+    """SHA-256 of the identity as JSON with sorted keys and no spaces, in hexadecimal."""
+    return hashlib.sha256(
+        json.dumps(identity(recipe), sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+
+
+def diff(old: Recipe, new: Recipe) -> list[str]:
+    """One line "key.path: old -> new" for each leaf in which the identities differ; empty if they are the same run."""
+    before, after = dict(_leaves(identity(old), ())), dict(_leaves(identity(new), ()))
+    absent = "(absent)"
+    return [
+        f"{dotted(path)}: {before.get(path, absent)} -> {after.get(path, absent)}"
+        for path in dict.fromkeys([*before, *after])
+        if before.get(path, absent) != after.get(path, absent)
+    ]
+
+
+def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, (dict, list)) and value:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, (*path, key))
+    else:
+        yield path, json.dumps(value)
+
+
+def run_dir(recipe: Recipe) -> Path:
+    """`run.dir`, or runs/<name>-seed<seed> under the current directory."""
+    return Path(recipe.run.dir or f"runs/{recipe.name}-seed{recipe.seed}")

@@ -1,0 +1,1 @@
+"""Images in, uint8 pixels out: where they come from, which of them make up a batch, and in which order."""

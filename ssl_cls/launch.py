@@ -1,0 +1,62 @@
+"""Where a run executes: one process or many, how many threads, which device and precision."""
+
+import ctypes
+import os
+import signal
+from contextlib import suppress
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from ssl_cls.errors import UserError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def use_all_cores(local_ranks: int = 1) -> int:
+    """Give this process its share of the cores; returns the number of threads.
+
+    `accelerate launch` sets OMP_NUM_THREADS=1 where the user set nothing, which would leave all cores but one idle. Any
+    other value is the user's and is kept.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = int(asked) if asked.isdigit() and int(asked) > 1 else max(1, cores // local_ranks)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def start(precision: str, deterministic: bool = False) -> Accelerator:
+    """The Accelerator of this process, on the GPUs there are, else on the CPU; `precision` is auto, fp32 or bf16.
+
+    Raises:
+        UserError: the launcher started several processes that do not know of each other.
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        # the launcher does not forward signals to a single process; without this its death leaves an orphan that trains on
+        with suppress(OSError, AttributeError):  # not Linux
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    on_cpu = not torch.cuda.is_available()
+    bf16 = precision == "bf16" or (precision == "auto" and not on_cpu and torch.cuda.is_bf16_supported())
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision="bf16" if bf16 else "no",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
+        ],
+    )
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {asked} processes but this one knows of {accelerator.num_processes}",
+            "accelerate launch",
+            "accelerate launch --multi_gpu --num_processes N (two or more gloo ranks where there is no GPU), or plain accelerate launch",
+        )
+    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return accelerator

@@ -1,0 +1,66 @@
+"""What a method is: networks (`embed`), mathematics (`loss`), and the one place where state moves (`after_step`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssl_cls.backbone import Backbone
+from ssl_cls.clock import Clock
+from ssl_cls.data.batch import Batch
+
+
+class StepOutput(NamedTuple):
+    loss: Tensor  # float32 scalar, mean over the local batch
+    embedding: Tensor  # detached [B, D], the pooled encoder output that monitors watch
+    logs: dict[str, Tensor]  # detached scalars
+    carry: dict[str, Tensor]  # detached tensors that after_step needs (keys, a batch centre)
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that share a multiple of the scheduled learning rate and weight decay."""
+
+    params: dict[str, nn.Parameter] = field(repr=False)  # by their name in the method
+    lr_scale: float = 1.0
+    wd_scale: float = 1.0
+    frozen_epochs: int = 0
+
+
+class Method(nn.Module):
+    needs_labels = False
+    batch_coupled = False  # True: the loss looks across samples, so micro-batches are not the whole batch
+
+    backbone: Backbone
+
+    def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
+        """The networks: nothing across samples but batch norm."""
+        raise NotImplementedError
+
+    def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
+        """The mathematics: no parameters; may gather over ranks."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, clock: Clock) -> StepOutput:
+        """Networks in whatever precision autocast sets, mathematics in float32 at least."""
+        embeddings = self.embed(batch, clock)
+        with torch.autocast(batch.index.device.type, enabled=False):
+            full = {name: x if x.dtype == torch.float64 else x.float() for name, x in embeddings.items()}
+            return self.loss(full, batch, clock)
+
+    def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
+        """EMA, centre, queue: called once per optimizer step, with the carries of its micro-batches."""
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Matrices with weight decay; biases, norms and other vectors without (MAE, DINO, SimCLR's LARS)."""
+        trainable = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        matrices = {name: p for name, p in trainable.items() if p.ndim > 1}
+        vectors = {name: p for name, p in trainable.items() if p.ndim <= 1}
+        return [ParamGroup(matrices), ParamGroup(vectors, wd_scale=0.0)]
+
+    @property
+    def encoder(self) -> Backbone:
+        """What is evaluated and exported."""
+        return self.backbone

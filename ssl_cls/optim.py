@@ -1,0 +1,103 @@
+"""Parameter groups -> optimizer; and the only place that writes learning rates and weight decays."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from timm.optim import Lars
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from ssl_cls.clock import Clock, warmup_cosine
+from ssl_cls.methods.base import Method
+from ssl_cls.spec import Fraction, NonNegative, Positive, spec
+
+
+@spec
+class ClipConfig:
+    norm: Positive
+    per: Literal["all", "tensor"] = "all"  # one norm over all gradients, or each tensor by itself (DINO's code)
+
+
+@spec
+class OptimConfig:
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    lr: Positive | None = None  # the peak, as it is
+    base_lr: Positive | None = None  # the peak for 256 images; scaled with the global batch
+    weight_decay: NonNegative = 0.0
+    warmup_epochs: NonNegative = 0.0
+    min_lr: NonNegative = 0.0
+    momentum: Fraction = 0.9
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    clip: ClipConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.lr is None) == (self.base_lr is None):
+            raise ValueError("give lr, or base_lr (the rate for 256 images), and not both")
+
+    def peak(self, batch_size: int) -> float:
+        """The learning rate at the end of the warm-up, for a global batch of `batch_size` images."""
+        if self.lr is not None:
+            return self.lr
+        assert self.base_lr is not None
+        return self.base_lr * batch_size / 256
+
+
+def build(config: OptimConfig, method: Method) -> Optimizer:
+    """The optimizer over the method's parameter groups; rates are set by `apply` before each step.
+
+    LARS adapts matrices whatever their weight decay and never vectors (You et al. 2017; Chen et al. 2020, B.6):
+    timm's own rule, adapt where weight decay is not zero, turns LARS without decay into plain SGD.
+    """
+    groups = method.param_groups()
+    named = [name for group in groups for name in group.params]
+    trainable = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+    assert sorted(named) == sorted(trainable), f"not in exactly one group: {set(named) ^ set(trainable)}"
+    settings = [
+        {
+            "params": list(group.params.values()),
+            "lr_scale": group.lr_scale,
+            "wd_scale": group.wd_scale,
+            "frozen_epochs": group.frozen_epochs,
+            **({"always_adapt": group.wd_scale != 0} if config.name == "lars" else {}),
+        }
+        for group in groups
+        if group.params
+    ]
+    match config.name:
+        case "adamw":
+            return AdamW(settings, lr=0.0, betas=config.betas, fused=True)
+        case "sgd":
+            return SGD(settings, lr=0.0, momentum=config.momentum, fused=True)
+        case "lars":
+            return Lars(settings, lr=0.0, momentum=config.momentum)  # type: ignore[no-any-return]
+
+
+def apply(optimizer: Optimizer, config: OptimConfig, clock: Clock, batch_size: int) -> float:
+    """Set each group's rate and decay for the step that `clock` names; returns the unscaled learning rate."""
+    warmup_steps = round(config.warmup_epochs * clock.steps_per_epoch)
+    lr = warmup_cosine(clock, config.peak(batch_size), warmup_steps, config.min_lr)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+        group["weight_decay"] = config.weight_decay * group["wd_scale"]
+    return lr
+
+
+def drop_frozen(optimizer: Optimizer, clock: Clock) -> None:
+    """Forget the gradients of groups that are still frozen: the optimizer then neither moves nor decays them (DINO's last layer)."""
+    for group in optimizer.param_groups:
+        if clock.epoch < group["frozen_epochs"]:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+def clip(parameters: Iterable[nn.Parameter], config: ClipConfig | None) -> Tensor:
+    """Clip gradients in place; returns their total norm before clipping, a scalar on the device."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(grads))
+    total = norms.norm()
+    if config is not None:
+        measured = norms if config.per == "tensor" else total.expand(len(grads))
+        scales = (config.norm / (measured + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, list(scales.unbind()))
+    return total

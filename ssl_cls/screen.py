@@ -1,0 +1,31 @@
+"""What a person sees when a command ends badly: one screen, and the right exit status."""
+
+import sys
+import traceback
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from ssl_cls.errors import UserError
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+
+def guarded(command: Callable[[], int | None]) -> None:
+    """Run `command` and exit: its own status, 2 with one screen for a UserError, 1 with the traceback for a failure of ours."""
+    try:
+        sys.exit(command() or DONE)
+    except UserError as error:
+        text = Text(error.what)
+        for label, value in (("where", error.where), ("do", error.fix)):
+            if value:
+                text.append(f"\n{label + ':':7}", style="bold").append(value)
+        Console(stderr=True, highlight=False).print(Panel(text, title="cannot go on", title_align="left", border_style="red"))
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAILED)

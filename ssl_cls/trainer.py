@@ -1,0 +1,270 @@
+"""The one loop. Everything that moves a weight happens here or in `Method.after_step`."""
+
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, distributed
+
+from ssl_cls import backbone, checkpoint, export, health, optim, rng
+from ssl_cls import distributed as ranks
+from ssl_cls.augment.augment import Augment
+from ssl_cls.augment.view import expand
+from ssl_cls.clock import Clock
+from ssl_cls.config import Recipe
+from ssl_cls.data import sampler
+from ssl_cls.data.batch import Batch
+from ssl_cls.data.source import Source
+from ssl_cls.data.stream import Stream
+from ssl_cls.errors import UserError
+from ssl_cls.methods.base import Method, StepOutput
+from ssl_cls.progress import display
+from ssl_cls.run import Run, environment
+
+
+_STEP_DRAW = -2  # the `view` number of rng.bits that seeds torch: no sample's view has it
+
+
+class Observer(Protocol):
+    """Watches a run without touching it: weights are the same bytes with and without."""
+
+    def epoch_end(self, method: Method, clock: Clock) -> dict[str, float]: ...
+
+
+class Plan(NamedTuple):
+    """What a recipe comes to on given data and ranks."""
+
+    steps_per_epoch: int
+    total_steps: int
+    micro_batches: int
+    micro_batch_size: int
+    input_size: int
+    views_per_image: int
+    peak_lr: float
+
+
+def plan(recipe: Recipe, source: Source, num_ranks: int) -> Plan:
+    """Resolve steps and batches of a complete recipe.
+
+    Raises:
+        UserError: the batch is larger than the data or not a whole number of ranks and micro-batches, or the method cannot
+            be split into micro-batches.
+    """
+    size, micro = recipe.train.batch_size, recipe.train.micro_batch_size
+    if size % num_ranks:
+        nearest = max(num_ranks, round(size / num_ranks) * num_ranks)
+        raise UserError(f"a batch of {size} cannot be shared by {num_ranks} processes", "train.batch_size", f"the nearest that can is {nearest}")
+    local = size // num_ranks
+    micro = min(micro or local, local)
+    if local % micro:
+        raise UserError(f"{local} images a process are not a whole number of micro-batches of {micro}", "train.micro_batch_size", f"use a divisor of {local}")
+    steps_per_epoch = sampler.steps_per_epoch(len(source), size)
+    assert recipe.views is not None
+    views = expand(recipe.views)
+    global_sizes = {view.size for view in views if view.kind == "global"}
+    assert len(global_sizes) == 1
+    return Plan(
+        steps_per_epoch,
+        max(1, round(recipe.train.epochs * steps_per_epoch)),
+        local // micro,
+        micro,
+        int(global_sizes.pop() or 0),
+        len(views),
+        recipe.optim.peak(size),
+    )
+
+
+def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
+    """The method with fresh weights, a function of the recipe's seed alone."""
+    torch.manual_seed(recipe.seed)
+    encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
+    method = recipe.method.build(encoder, source.num_classes)
+    if planned.micro_batches > 1 and method.batch_coupled:
+        raise UserError(
+            f"{recipe.method.name} compares every image with the whole batch, so it cannot be split into micro-batches",
+            "train.micro_batch_size",
+            f"leave it out, or lower train.batch_size to {planned.micro_batch_size}",
+        )
+    return method
+
+
+def build_stream(recipe: Recipe, source: Source, planned: Plan, device: torch.device, rank: int, num_ranks: int, needs_labels: bool) -> Stream:
+    assert recipe.views is not None
+    return Stream(
+        source, Augment(recipe.views, source.mean, source.std), seed=recipe.seed, batch_size=recipe.train.batch_size,
+        micro_batches=planned.micro_batches, rank=rank, num_ranks=num_ranks, device=device, workers=recipe.data.workers,
+        needs_labels=needs_labels, max_bad_fraction=recipe.data.max_bad_fraction,
+    )  # fmt: skip
+
+
+class Step:
+    """One optimizer step: forward and backward over the micro-batches, clip, update, `after_step`."""
+
+    def __init__(self, recipe: Recipe, method: Method, planned: Plan, accelerator: Accelerator) -> None:
+        self.recipe, self.planned, self.accelerator = recipe, planned, accelerator
+        self.method = method.to(accelerator.device)
+        if accelerator.num_processes > 1:
+            ranks.SyncBatchNorm.convert(self.method)
+        self.optimizer = optim.build(recipe.optim, self.method)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.wrapped = accelerator.prepare(self.method)
+
+    def _seed(self, step: int, part: int) -> int:
+        """Drop-path and dropout are stateful, so torch is seeded anew for each part of each global batch."""
+        return int(rng.bits(rng.DrawKey(self.recipe.seed, step), torch.tensor([part]), _STEP_DRAW, 1))
+
+    def __call__(self, batches: Sequence[Batch], clock: Clock) -> tuple[list[StepOutput], float, Tensor]:
+        """The micro-batches' outputs, the learning rate, and the gradient norm before clipping."""
+        lr = optim.apply(self.optimizer, self.recipe.optim, clock, self.recipe.train.batch_size)
+        outputs = []
+        for number, batch in enumerate(batches):
+            part = self.accelerator.process_index * len(batches) + number
+            torch.manual_seed(self._seed(clock.step, part))
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                output: StepOutput = self.wrapped(batch, clock)
+                self.accelerator.backward(output.loss / len(batches))
+            outputs.append(output._replace(loss=output.loss.detach()))
+        optim.drop_frozen(self.optimizer, clock)
+        norm = optim.clip(self.trained, self.recipe.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(clock, [output.carry for output in outputs])
+        return outputs, lr, norm
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask for a save and an orderly end; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def agreed(self, device: torch.device) -> int:
+        """The signal that any rank has received, known to all of them."""
+        if ranks.num_ranks() == 1:
+            return self.received
+        flag = torch.tensor(self.received, device=device)
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        return int(flag)
+
+
+def _figures(outputs: Sequence[StepOutput]) -> dict[str, float]:
+    """Loss, the method's own scalars and the embedding monitors of one step, over all micro-batches and ranks."""
+    with torch.no_grad():
+        names = ["loss", *outputs[0].logs]
+        values = torch.stack([torch.stack([o.loss, *o.logs.values()]) for o in outputs]).mean(0)
+        embedding = ranks.gather(torch.cat([o.embedding for o in outputs]))
+        return {**dict(zip(names, ranks.mean(values).tolist(), strict=True)), **health.embedding_figures(embedding)}
+
+
+def pretrain(recipe: Recipe, source: Source, run: Run, accelerator: Accelerator, observers: Sequence[Observer] = (), then: str = "") -> Path:
+    """Train `recipe` on `source` to its last step, from the newest checkpoint if there is one; returns the encoder's folder.
+
+    Raises:
+        UserError: the recipe does not fit the data or the ranks, or the run directory is another recipe's.
+        RuntimeError: the loss is not finite. SystemExit 128+n: stopped by signal n, saved.
+    """
+    planned = plan(recipe, source, accelerator.num_processes)
+    method = build_method(recipe, source, planned)
+    step = Step(recipe, method, planned, accelerator)
+    stream = build_stream(recipe, source, planned, accelerator.device, accelerator.process_index, accelerator.num_processes, method.needs_labels)
+    done, main = 0, accelerator.is_main_process
+    if main:
+        run.open()
+    accelerator.wait_for_everyone()
+    if (saved := run.latest()) is not None:
+        method.load_state_dict(saved.model)
+        checkpoint.restore_optimizer(step.optimizer, method, saved.optim)
+        done = int(saved.state["step"])
+    if main:
+        run.rewind(done, int(saved.state["metrics_bytes"]) if saved else 0)
+        run.say(f"{'resuming at' if done else 'starting at'} step {done} of {planned.total_steps}; {environment()}")
+    del saved
+    signals = _Signals()
+
+    def save(step_done: int) -> None:
+        if main:
+            state = {"step": step_done, "total_steps": planned.total_steps, "metrics_bytes": run.metrics_bytes(), "environment": environment(), "ranks": accelerator.num_processes}
+            optimizer = checkpoint.optimizer_tensors(step.optimizer, method)
+            checkpoint.save(run.checkpoints, state, dict(method.state_dict()), optimizer, recipe.run.keep)
+
+    clock = Clock(done, planned.total_steps, planned.steps_per_epoch)
+    waited, interval, last_logged = 0.0, time.perf_counter(), done
+    finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+    batches = stream.batches(done, planned.total_steps)
+    with display(recipe.name, planned.total_steps, done, then, enabled=main) as shown:
+        for number in range(done, planned.total_steps):
+            clock, before = clock.at(number), time.perf_counter()
+            micro_batches = next(batches)
+            waited += time.perf_counter() - before
+            method.train()
+            outputs, lr, norm = step(micro_batches, clock)
+            for output in outputs:
+                finite &= output.loss.isfinite()
+            completed = number + 1
+            epoch_ends, ends = completed % planned.steps_per_epoch == 0, completed == planned.total_steps
+            saves = ends or completed % recipe.run.checkpoint_every_steps == 0
+            logs = ends or completed % recipe.run.log_every_steps == 0
+            stop = signals.agreed(accelerator.device) if logs or accelerator.num_processes == 1 else 0
+            if (logs or saves or stop) and not bool(finite):
+                raise RuntimeError(f"the loss is not finite by step {completed}; the last good checkpoint is kept; try a lower learning rate or clipping")
+            if logs:
+                row = {"step": completed, "epoch": completed / planned.steps_per_epoch, "samples": completed * recipe.train.batch_size, **_figures(outputs), "lr": lr, "grad_norm": float(norm)}
+                if main:
+                    run.append("metrics.jsonl", row)
+                    seconds = time.perf_counter() - interval
+                    speed = (completed - last_logged) * recipe.train.batch_size / seconds
+                    run.append("timing.jsonl", {"step": completed, "seconds": seconds, "images_per_second": speed, "data_wait": waited / seconds, "peak_memory_bytes": peak_memory(accelerator.device)})
+                    if shown is not None:
+                        shown.update(completed, f"loss {row['loss']:.3f}  {speed:.0f} images/s")
+                interval, waited, last_logged = time.perf_counter(), 0.0, completed
+            if epoch_ends or ends:
+                seen = {name: value for observer in observers for name, value in observer.epoch_end(method, clock).items()}
+                if main and seen:
+                    run.append("metrics.jsonl", {"step": completed, "epoch": completed / planned.steps_per_epoch, **seen})
+            if (saves or stop) and not ends:
+                save(completed)
+            if stop:
+                raise SystemExit(128 + stop)
+            if logs and main and recipe.health.stop and (complaint := health.verdict(run.rows("metrics.jsonl"))):
+                save(completed)
+                raise RuntimeError(complaint)
+    if main:
+        if complaint := health.verdict(run.rows("metrics.jsonl")):
+            run.say(complaint)
+        if done < planned.total_steps:
+            save(planned.total_steps)
+        export.save_encoder(
+            method.encoder, run.folder / "encoder", input_size=planned.input_size, channels=source.channels, mean=source.mean, std=source.std,
+            interpolation="bilinear", provenance=_provenance(recipe, source, run, planned),
+        )  # fmt: skip
+    accelerator.wait_for_everyone()
+    return run.folder / "encoder"
+
+
+def _provenance(recipe: Recipe, source: Source, run: Run, planned: Plan) -> dict[str, Any]:
+    images = planned.total_steps * recipe.train.batch_size
+    seconds = sum(row["seconds"] for row in run.rows("timing.jsonl"))
+    return {
+        "run": run.folder.name, "method": recipe.method.name, "backbone": recipe.backbone.label, "seed": recipe.seed, "dataset": source.name,
+        "images_seen": images, "view_forwards": images * planned.views_per_image, "seconds": seconds,
+    }  # fmt: skip
+
+
+def peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
