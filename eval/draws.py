@@ -1,4 +1,4 @@
-"""Which n labels a few-label evaluation gets: the same for every encoder and seed, so that rows can be paired."""
+"""Which n labels an evaluation gets: the same for every encoder and seed, so that rows can be paired."""
 
 from collections.abc import Callable
 
@@ -13,28 +13,39 @@ _EPOCH = -2  # keeps label draws apart from training's draws, whose epochs are n
 
 
 def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
-    """Draw `number` of n labelled images: indices int64 [n] into `labels` (int64 [N], -1 = unknown, never drawn).
+    """Draw `number` of n labelled images: indices int64 [n] into `labels` (int64 [N]; -1, unknown, is never drawn).
 
-    Each draw is one fixed order of the data set, which deals one image of every class in turn, and its first n: so draws
-    are class-balanced to within one image, and a smaller n is contained in a larger one. A class that runs out is passed over.
+    A draw is the first n of one fixed order of the data, which deals one image of every class in turn: so it is
+    class-balanced to within one image, and contains the same draw of any smaller n. A class that runs out is passed over.
 
     Raises:
-        UserError: multi-label data, more labels asked for than there are, or fewer than two a class (settings are chosen
-            by holding some of the n out).
+        UserError: multi-label data, more labels asked for than there are, or fewer than two a class, since settings
+            are chosen by holding some of the n out.
     """
     if labels.ndim != 1:
-        raise UserError("few-label evaluation needs one class an image; this data is multi-label", "data")
+        raise UserError(
+            "few-label evaluation needs one class an image; this data is multi-label", "data.source"
+        )
     known = torch.nonzero(labels >= 0)[:, 0]
     if n > len(known):
-        raise UserError(f"n_labels={n} is more than the {len(known)} labelled images of train and val", "n_labels", f"use at most {len(known)}")
+        raise UserError(
+            f"n_labels={n}, but train and val have {len(known)} labelled images",
+            "n_labels",
+            f"at most {len(known)}",
+        )
     if n < 2 * num_classes:
-        raise UserError(f"n_labels={n} is fewer than two for each of {num_classes} classes", "n_labels", f"use at least {2 * num_classes}")
+        raise UserError(
+            f"n_labels={n} is fewer than two for each of {num_classes} classes",
+            "n_labels",
+            f"at least {2 * num_classes}",
+        )
     chance = bits(DrawKey(number, _EPOCH), known, 0, 2)
-    shuffled = known[chance[:, 0].argsort()]
-    turn = ranks(labels[shuffled])
-    # Within a turn the order of classes is drawn apart: by the first number the larger classes would tend to come first.
-    within = bits(DrawKey(number, _EPOCH), shuffled, 0, 2)[:, 1].argsort()
-    return shuffled[within[turn[within].argsort(stable=True)]][:n]
+    by_turn = chance[:, 0].argsort()
+    turn = torch.empty_like(known)
+    turn[by_turn] = ranks(labels[known[by_turn]])
+    # Who is first within a turn is drawn apart: by the same number, large classes would tend to be.
+    order = chance[:, 1].argsort()
+    return known[order[turn[order].argsort(stable=True)]][:n]
 
 
 def ranks(labels: Tensor) -> Tensor:
@@ -47,7 +58,7 @@ def ranks(labels: Tensor) -> Tensor:
 
 
 def folds(labels: Tensor, num_folds: int = 5) -> Tensor:
-    """A fold, 0..num_folds-1, for each of n drawn labels, int64 [n]: every class spread over the folds as evenly as it goes.
+    """A fold, 0..num_folds-1, of each drawn label, int64 [n]: every class is spread as evenly as it goes.
 
     Classes start at different folds, so that with few images a class the folds still have like sizes.
     """
@@ -61,7 +72,11 @@ class Pool:
         first = parts[0]
         self.name, self.parts = name, parts
         self.fingerprint = "+".join(part.fingerprint for part in parts)
-        self.num_classes, self.class_names, self.channels = first.num_classes, first.class_names, first.channels
+        self.num_classes, self.class_names, self.channels = (
+            first.num_classes,
+            first.class_names,
+            first.channels,
+        )
         self.size, self.mean, self.std = first.size, first.mean, first.std
         self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
 
@@ -69,7 +84,7 @@ class Pool:
         return int(self._ends[-1])
 
     def _gather(self, indices: Tensor, ask: Callable[[Source, Tensor, Tensor], list[Tensor]]) -> list[Tensor]:
-        """`ask(part, indices within it, positions in the batch)` of each part concerned, put back in the batch's order."""
+        """`ask(part, indices within it, places in the batch)` of each part concerned, in the batch's order."""
         owner = torch.searchsorted(self._ends, indices.cpu(), right=True)
         positions, answers = [], []
         for number, part in enumerate(self.parts):
@@ -85,8 +100,12 @@ class Pool:
     def pixels(self, indices: Tensor) -> Tensor:
         return self._gather(indices, lambda part, own, _: [part.pixels(own)])[0]
 
-    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
-        return self._gather(indices, lambda part, own, at: part.crops(own, [box[at] for box in boxes], sizes, interpolation))
+    def crops(
+        self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str
+    ) -> list[Tensor]:
+        return self._gather(
+            indices, lambda part, own, at: part.crops(own, [box[at] for box in boxes], sizes, interpolation)
+        )
 
     def labels(self, indices: Tensor) -> Tensor:
         return self._gather(indices, lambda part, own, _: [part.labels(own)])[0]

@@ -51,6 +51,7 @@ class Row:
     seconds: float | None  # of pretraining
     correct: NDArray[np.bool_] | None  # [n_test]
     where: str  # "runs/x-seed0/eval/results.jsonl:3"
+    folder: Path | None  # the run directory; None: a committed row
     record: dict[str, Any] = field(repr=False)  # the line, without `seconds` and `correct`
 
 
@@ -119,8 +120,8 @@ def _of_run(run: Path, labels_of: Callable[[str], NDArray[np.int64] | None]) -> 
         return
     seconds = _seconds(run)
     for where, record in _records(path):
-        row = _row(record, where, seconds)
-        yield replace(row, correct=_correct(run, row, labels_of(row.dataset)))
+        row = _row(record, where, seconds, run)
+        yield replace(row, correct=_correct(row, run, labels_of(row.dataset)))
 
 
 def _of_file(path: Path) -> Iterator[Row]:
@@ -130,7 +131,7 @@ def _of_file(path: Path) -> Iterator[Row]:
         seconds, packed = record.pop("seconds", None), record.pop("correct", None)
         if seconds is not None and (not isinstance(seconds, _NUMBER) or isinstance(seconds, bool)):
             _malformed(where, "seconds must be a number or null")
-        row = _row(record, where, seconds)
+        row = _row(record, where, seconds, None)
         yield row if packed is None else replace(row, correct=_unpack(packed, row))
 
 
@@ -152,7 +153,7 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
-def _row(record: dict[str, Any], where: str, seconds: float | None) -> Row:
+def _row(record: dict[str, Any], where: str, seconds: float | None, folder: Path | None) -> Row:
     for key, types in _REQUIRED.items():
         value = record.get(key, ...)
         if not isinstance(value, types) or isinstance(value, bool):
@@ -176,6 +177,7 @@ def _row(record: dict[str, Any], where: str, seconds: float | None) -> Row:
         seconds=seconds,
         correct=None,
         where=where,
+        folder=folder,
         record=record,
     )
 
@@ -193,10 +195,9 @@ def _seconds(run: Path) -> float | None:
         raise UserError(f"malformed provenance: {error!r}", str(path), "pretrain again; a finished run writes it") from error
 
 
-def predictions(run: Path, row: Row) -> NDArray[np.int64] | None:
+def predictions(row: Row, run: Path) -> NDArray[np.int64] | None:
     """What the encoder answered for each test image, int64 [n_test]; None where it was not kept."""
-    draw = "" if row.n_labels is None else f"-n{row.n_labels}-d{row.draw}"
-    path = run / "eval" / "predictions" / f"{row.evaluator.replace('/', '-')}{draw}.npy"
+    path = run / "eval" / "predictions" / f"{_stem(row)}.npy"
     if not path.is_file():
         return None
     try:
@@ -208,9 +209,25 @@ def predictions(run: Path, row: Row) -> NDArray[np.int64] | None:
     return np.asarray(answers)
 
 
-def _correct(run: Path, row: Row, labels: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+def optimism(row: Row) -> list[float]:
+    """The test top-1 of every setting that the evaluation tried, for looking back only; empty where it was not kept."""
+    path = row.folder / "eval" / "optimism.json" if row.folder else None
+    if path is None or not path.is_file():
+        return []
+    try:
+        return [float(entry["top1"]) for entry in json.loads(path.read_text(encoding="utf-8")).get(_stem(row), [])]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"malformed test scores: {error!r}", str(path), "evaluate again, or remove the file") from error
+
+
+def _stem(row: Row) -> str:
+    """What the files of an evaluation are called."""
+    return row.evaluator.replace("/", "-") + ("" if row.n_labels is None else f"-n{row.n_labels}-d{row.draw}")
+
+
+def _correct(row: Row, run: Path, labels: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
     """Which test images are right, or None where predictions or labels are gone or belong to other data."""
-    answers = predictions(run, row)
+    answers = predictions(row, run)
     if answers is None or labels is None or labels.shape != answers.shape:
         return None
     correct = answers == labels

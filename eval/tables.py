@@ -6,7 +6,9 @@ import io
 import re
 from collections.abc import Sequence
 
-from rich.console import Console, Group as Stack
+from rich import box
+from rich.console import Console
+from rich.console import Group as Stack
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -74,7 +76,7 @@ def terminal(groups: Sequence[Group], console: Console) -> None:
 
 
 def _rich(header: list[str], lines: list[list[str]], caption: Text) -> Table:
-    table = Table(title=caption, title_justify="left", title_style="")
+    table = Table(title=caption, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
         table.add_column(Text(name), justify="left" if number == 0 else "right", no_wrap=number == 0, overflow="fold")
     for line in lines:

@@ -24,8 +24,7 @@ def verdict(group: Group) -> Verdict:
         return Verdict("unanswered", "Not answered yet: no fine-tuned encoder can be paired with training from scratch.", sentences)
     if not done:
         return Verdict("refused", "No answer: the scratch baseline is broken, and beating it would mean nothing.", sentences)
-    if done[0].outcome == "better" or any(test.outcome == "better" for test in done):
-        best = next(test for test in done if test.outcome == "better")
+    if best := next((test for test in done if test.outcome == "better"), None):
         return Verdict("yes", f"Yes. Fine-tuned {best.line} beats training from scratch by {_points(best)} on {_labels(best)}.", sentences)
     if all(test.outcome == "worse" for test in done):
         return Verdict("no", f"No. Training from scratch is better: even fine-tuned {done[0].line} trails it by {_points(done[0])}.", sentences)
@@ -41,13 +40,11 @@ def _labels(test: Difference) -> str:
 
 
 def _sentence(test: Difference) -> str:
-    verb = {"better": "beats scratch", "worse": "trails scratch", "undecided": "and scratch cannot be told apart"}[test.outcome]
-    spread = "a single run" if test.half is None else f"± {test.half:.1f} over {test.n} seeds and draws"
-    by = "" if test.outcome == "undecided" else f" by {_points(test)}"
-    return (
-        f"On {_labels(test)}, fine-tuned {test.line} {verb}{by}: {test.points:+.1f} "
-        f"(95 %: {test.low:+.1f} to {test.high:+.1f} over test images; {spread})."
+    result = {"better": f"beats scratch by {_points(test)}", "worse": f"trails scratch by {_points(test)}"}.get(
+        test.outcome, f"and scratch cannot be told apart: {test.points:+.1f} points"
     )
+    spread = "a single run" if test.half is None else f"± {test.half:.1f} over {test.n} seeds and draws"
+    return f"On {_labels(test)}, fine-tuned {test.line} {result} (95 %: {test.low:+.1f} to {test.high:+.1f} over test images; {spread})."
 
 
 def notes(group: Group) -> list[str]:

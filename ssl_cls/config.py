@@ -26,7 +26,7 @@ from ssl_cls.methods.supervised import SupervisedConfig
 from ssl_cls.optim import OptimConfig
 from ssl_cls.recipe_errors import explain
 from ssl_cls.spec import Count, Positive, spec
-from ssl_cls.yaml_document import Document, Dumper, Problem, dotted
+from ssl_cls.yaml_document import Document, Dumper, KeyPath, Problem, dotted
 
 MAX_BYTES = 100_000
 MAX_SHOWN = 25
@@ -38,7 +38,7 @@ MethodConfig = Annotated[SimCLRConfig | MAEConfig | SupervisedConfig, Field(disc
 def _slug(name: str) -> str:
     if not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", name):
         raise ValueError(
-            f"must be 1 to 100 letters, digits, '.', '_' or '-', the first not a '.' (got {json.dumps(name[:60])})"
+            f"must be 1 to 100 of A-Z a-z 0-9 . _ - and not begin with a dot (got {name[:60]!a})"
         )
     return name
 
@@ -59,12 +59,10 @@ def _fit_method(views: tuple[View, ...] | None, info: ValidationInfo) -> tuple[V
 
 @spec
 class TrainConfig:
-    _: KW_ONLY
     epochs: Positive  # passes over the training images; a fraction is allowed
     batch_size: Count  # images a step, over all ranks and micro-batches
-    micro_batch_size: Annotated[Count | None, AfterValidator(_divides_batch)] = (
-        None  # images a forward pass on all ranks; None: the whole batch
-    )
+    # images that one process passes forward and backward at a time; None: all of its share
+    micro_batch_size: Annotated[Count | None, AfterValidator(_divides_batch)] = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = False  # on CUDA: only kernels that give the same bits each time
 
@@ -90,9 +88,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig
     method: MethodConfig
-    views: Annotated[tuple[View, ...] | None, AfterValidator(_fit_method)] = (
-        None  # None: the method's own, see `resolved`
-    )
+    views: Annotated[tuple[View, ...] | None, AfterValidator(_fit_method)] = None  # None: the method's own
     optim: OptimConfig
     train: TrainConfig
     health: HealthConfig = field(default_factory=HealthConfig)
@@ -106,11 +102,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply `key.path=value` overrides in order (a later one wins), and check the result.
 
     Raises:
-        UserError: the file cannot be read, or the recipe is wrong: every fault at once, each with file and line (or
-            the number of the override), key path, what is wrong, and the nearest valid key or name.
+        UserError: the file cannot be read, or the recipe is wrong. Every fault is listed: file and line (or
+            number of the override), key path, what is wrong, and the nearest valid key or name.
     """
-    text = _read(Path(path))
-    document = Document(text, lambda line: f"{path}:{line}")
+    document = Document(_read(Path(path)), lambda line: f"{path}:{line}")
     for number, override in enumerate(overrides, 1):
         document.override(f"override {number}", override)
     problems = list(document.problems)
@@ -118,24 +113,28 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         try:
             recipe = _checked(document.data)
         except ValidationError as error:
-            faulty = {problem.path for problem in problems}
-            details = error.errors(include_url=False)[: 4 * MAX_SHOWN]
-            problems += [
-                Problem(document.place(key), key, message)
-                for key, message in explain(details, Recipe, document.data)
-                if key not in faulty
-            ]
+            shown = error.errors(include_url=False)[: 2 * MAX_SHOWN]
+            for key, message in explain(shown, Recipe, document.data):
+                # What could not be read was left empty: what follows from that is no fault of its own.
+                if not any(known.path[: len(key)] == key for known in document.problems):
+                    problems.append(Problem(document.place(key), key, message))
         else:
             if not problems:
                 return recipe
-    shown = [str(problem) for problem in problems[:MAX_SHOWN]] + ["..."] * (len(problems) > MAX_SHOWN)
-    count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
-    where = shown[0] if len(shown) == 1 else "".join(f"\n    {line}" for line in shown)
-    raise UserError(
-        f"the recipe has {count}",
-        where,
-        "correct it in the recipe or on the command line; nothing was started",
-    )
+    raise _refusal(problems)
+
+
+def _refusal(problems: list[Problem]) -> UserError:
+    lines = [str(problem) for problem in sorted(problems, key=_reading_order)[:MAX_SHOWN]]
+    what = "the recipe is wrong" if len(lines) == 1 else f"the recipe is wrong in {len(lines)} places"
+    if len(problems) > MAX_SHOWN:
+        what = f"the recipe is wrong in more than {MAX_SHOWN} places"
+    where = lines[0] if len(lines) == 1 else "".join(f"\n    {line}" for line in lines)
+    return UserError(what, where, "correct the recipe or the command line; nothing was started")
+
+
+def _reading_order(problem: Problem) -> tuple[bool, int]:
+    return problem.place.startswith("override "), int(re.findall(r"\d+", problem.place)[-1])
 
 
 def _checked(raw: dict[str, Any]) -> Recipe:
@@ -152,15 +151,9 @@ def _read(path: Path) -> str:
     except IsADirectoryError:
         raise UserError("a directory, not a recipe file", str(path), _nearest(path / "recipe.yaml")) from None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the recipe cannot be read: {error}", str(path), "check the path and its permissions"
-        ) from None
+        raise UserError(f"the recipe cannot be read: {error}", str(path), "check its permissions") from None
     if len(content) > MAX_BYTES:
-        raise UserError(
-            f"larger than {MAX_BYTES:,} bytes, so not a recipe",
-            str(path),
-            "give the path of a recipe .yaml file",
-        )
+        raise UserError(f"more than {MAX_BYTES:,} bytes, so no recipe", str(path), "give a recipe .yaml file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -170,19 +163,12 @@ def _read(path: Path) -> str:
 
 def _nearest(path: Path) -> str:
     """A fix that names the recipes closest to what was asked for."""
-    found = {
-        str(file): file.stem
-        for folder in (path.parent, Path("recipes"))
-        for file in sorted(folder.glob("*.yaml"))
-    }
-    near = difflib.get_close_matches(path.stem, found.values(), n=3, cutoff=0.5)
+    folders = path.parent, Path("recipes")
+    files = list(dict.fromkeys(file for folder in folders for file in sorted(folder.glob("*.yaml"))))
+    near = difflib.get_close_matches(path.stem, {file.stem for file in files}, n=3, cutoff=0.5)
     if near:
-        return f"did you mean {' or '.join(file for stem in near for file in found if found[file] == stem)}?"
-    return (
-        f"there are {', '.join(list(found)[:8])}"
-        if found
-        else "recipes are .yaml files, those that come with the project are in recipes/"
-    )
+        return f"did you mean {' or '.join(str(file) for file in files if file.stem in near)}?"
+    return f"there are {', '.join(map(str, files[:8]))}" if files else "give the path of a recipe .yaml file"
 
 
 def resolved(recipe: Recipe, size: int, channels: int) -> Recipe:
@@ -194,19 +180,18 @@ def resolved(recipe: Recipe, size: int, channels: int) -> Recipe:
     """
     side = max(size, MIN_SIDE)
     views = recipe.method.views(side, channels) if recipe.views is None else recipe.views
-    return replace(recipe, views=tuple(view if view.size else replace(view, size=side) for view in views))
+    sized = tuple(view if view.size else replace(view, size=side) for view in views)
+    return _checked(asdict(replace(recipe, views=sized)))
 
 
 def dump(recipe: Recipe) -> str:
     """The whole recipe as YAML, which `load` reads back equal."""
-    plain = json.loads(json.dumps(asdict(recipe)))
-    return yaml.dump(
-        plain, Dumper=Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
-    )  # type: ignore[no-any-return]
+    plain = json.loads(json.dumps(asdict(recipe)))  # tuples become lists
+    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, default_flow_style=None, width=110)
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What makes two runs the same: everything but `run`, `health` and `data.workers`, in canonical JSON types."""
+    """What makes two runs the same: everything but `run`, `health`, `data.workers`; JSON types only."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(_checked(asdict(recipe)))))
     del plain["run"], plain["health"], plain["data"]["workers"]
     return plain
@@ -220,7 +205,7 @@ def identity_hash(recipe: Recipe) -> str:
 
 
 def diff(old: Recipe, new: Recipe) -> list[str]:
-    """One line "key.path: old -> new" for each leaf in which the identities differ; empty if they are the same run."""
+    """One line "key.path: old -> new" for each value in which the identities differ; [] if they agree."""
     before, after = dict(_leaves(identity(old), ())), dict(_leaves(identity(new), ()))
     absent = "(absent)"
     return [
@@ -230,7 +215,7 @@ def diff(old: Recipe, new: Recipe) -> list[str]:
     ]
 
 
-def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(value, (dict, list)) and value:
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(inner, (*path, key))

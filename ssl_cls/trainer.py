@@ -161,7 +161,7 @@ class _Signals:
         return int(flag)
 
 
-def _figures(outputs: Sequence[StepOutput]) -> dict[str, float]:
+def figures(outputs: Sequence[StepOutput]) -> dict[str, float]:
     """Loss, the method's own scalars and the embedding monitors of one step, over all micro-batches and ranks."""
     with torch.no_grad():
         names = ["loss", *outputs[0].logs]
@@ -222,7 +222,7 @@ def pretrain(recipe: Recipe, source: Source, run: Run, accelerator: Accelerator,
             if (logs or saves or stop) and not bool(finite):
                 raise RuntimeError(f"the loss is not finite by step {completed}; the last good checkpoint is kept; try a lower learning rate or clipping")
             if logs:
-                row = {"step": completed, "epoch": completed / planned.steps_per_epoch, "samples": completed * recipe.train.batch_size, **_figures(outputs), "lr": lr, "grad_norm": float(norm)}
+                row = {"step": completed, "epoch": completed / planned.steps_per_epoch, "samples": completed * recipe.train.batch_size, **figures(outputs), "lr": lr, "grad_norm": float(norm)}
                 if main:
                     run.append("metrics.jsonl", row)
                     seconds = time.perf_counter() - interval
@@ -231,9 +231,9 @@ def pretrain(recipe: Recipe, source: Source, run: Run, accelerator: Accelerator,
                     if shown is not None:
                         shown.update(completed, f"loss {row['loss']:.3f}  {speed:.0f} images/s")
                 interval, waited, last_logged = time.perf_counter(), 0.0, completed
-            if epoch_ends or ends:
+            if (epoch_ends or ends) and main:
                 seen = {name: value for observer in observers for name, value in observer.epoch_end(method, clock).items()}
-                if main and seen:
+                if seen:
                     run.append("metrics.jsonl", {"step": completed, "epoch": completed / planned.steps_per_epoch, **seen})
             if (saves or stop) and not ends:
                 save(completed)
@@ -248,8 +248,8 @@ def pretrain(recipe: Recipe, source: Source, run: Run, accelerator: Accelerator,
         if done < planned.total_steps:
             save(planned.total_steps)
         export.save_encoder(
-            method.encoder, run.folder / "encoder", input_size=planned.input_size, channels=source.channels, mean=source.mean, std=source.std,
-            interpolation="bilinear", provenance=_provenance(recipe, source, run, planned),
+            method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,
+            provenance=_provenance(recipe, source, run, planned),
         )  # fmt: skip
     accelerator.wait_for_everyone()
     return run.folder / "encoder"

@@ -1,7 +1,7 @@
 """YAML and `key.path=value` overrides into plain data that remembers where each value was written.
 
-The subset of YAML 1.2's core schema that a recipe needs: `1e-3` is a number, `no` is text, and what can surprise or
-attack a reader (repeated keys, anchors, aliases, tags, merge keys, deep nesting) is a problem with a line, never a value.
+The part of YAML 1.2's core schema that a recipe needs: `1e-3` is a number, `no` is text. What can surprise or
+attack a reader (repeated keys, anchors, aliases, tags, deep nesting) is a problem with a line, never a value.
 """
 
 import math
@@ -14,7 +14,7 @@ import yaml
 KeyPath = tuple[str | int, ...]
 MAX_DEPTH = 16
 
-_SCALARS = {
+_PLAIN_SCALARS = {
     "null": re.compile(r"(?:~|null|Null|NULL|)\Z"),
     "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
     "int": re.compile(r"[-+]?[0-9]+\Z"),
@@ -33,11 +33,16 @@ class Problem(NamedTuple):
         return ": ".join(part for part in (self.place, dotted(self.path), self.message) if part)
 
 
+def dotted(path: KeyPath) -> str:
+    """("views", 0, "count") -> "views.0.count"; keys that would garble a terminal are escaped."""
+    return ".".join(str(part) if str(part).isprintable() else ascii(part) for part in path)
+
+
 class Document:
-    """A mapping under construction: `data`, the place of every path in it, and the problems met so far."""
+    """A mapping read from text, open to overrides. Nothing raises: what is wrong is in `problems`."""
 
     def __init__(self, text: str, place: Callable[[int], str]) -> None:
-        """`place` turns a 1-based line into what a problem is reported at. Nothing is raised: see `problems`."""
+        """`place` turns a 1-based line into what problems there are reported at."""
         self.data: Any = None
         self.places: dict[KeyPath, str] = {(): place(1)}
         self.problems: list[Problem] = []
@@ -45,103 +50,96 @@ class Document:
         if node is not None:
             self.data = self._build(node, place, ())
         if not isinstance(self.data, dict) and not self.problems:
-            self.problems.append(Problem(place(1), (), "must be a mapping of keys, such as `name: my_run`"))
+            self._report(place(1), (), "must be a mapping of keys, such as `name: my_run`")
 
     def place(self, path: KeyPath) -> str:
-        """Where `path` was written, or, if it was not, the nearest key around it."""
+        """Where `path` was written or, if it was not, the nearest key around it."""
         while path not in self.places:
             path = path[:-1]
         return self.places[path]
 
     def override(self, place: str, text: str) -> None:
-        """Set one `key.path=value`; the value is YAML, a whole number in the path is a position of a list."""
+        """Set one `key.path=value`; the value is YAML; in a list, the key is a position from 0."""
         written, equals, value = text.partition("=")
-        parts = written.strip().split(".")
-        if not equals or not all(parts):
-            self.problems.append(Problem(place, (), f"{text!r} is not of the form key.path=value"))
+        parts = tuple(written.strip().split("."))
+        if not equals or not all(parts) or len(parts) > MAX_DEPTH:
+            self._report(place, (), f"{text[:80]!r} is not of the form key.path=value")
             return
-        node = self._compose(value, lambda line: place, tuple(parts))
+        known = len(self.problems)
+        node = self._compose(value, lambda line: place, parts)
         if node is None:
-            if not any(problem.place == place for problem in self.problems):
-                self.problems.append(
-                    Problem(place, tuple(parts), "no value after the equals sign (null is the empty one)")
-                )
-            return
-        if not isinstance(self.data, dict):
-            return
-        parent: Any = self.data
+            if len(self.problems) == known:
+                self._report(place, parts, "no value after the equals sign (write null for none)")
+        elif isinstance(self.data, dict):
+            try:
+                parent, path = self._reach(parts, place)
+            except LookupError as error:
+                self._report(place, parts, str(error))
+                return
+            for old in [old for old in self.places if old[: len(path)] == path]:
+                del self.places[old]
+            parent[path[-1]] = self._build(node, lambda line: place, path)
+
+    def _reach(self, parts: tuple[str, ...], place: str) -> tuple[Any, KeyPath]:
+        """What holds the last of `parts`, made if missing, and the whole path with positions as numbers."""
+        here: Any = self.data
+        path: KeyPath = ()
         for depth, part in enumerate(parts):
-            path = _resolved(self.data, parts[: depth + 1])
-            key: Any = path[-1]
-            if isinstance(parent, list) and not (isinstance(key, int) and key < len(parent)):
-                self.problems.append(
-                    Problem(
-                        place,
-                        tuple(parts),
-                        f"{dotted(path[:-1])} has no position {part} (it has {len(parent)})",
-                    )
-                )
-                return
-            if not isinstance(parent, (dict, list)):
-                self.problems.append(
-                    Problem(place, tuple(parts), f"{dotted(path[:-1])} is a single value and has no {part}")
-                )
-                return
+            if isinstance(here, list) and part not in map(str, range(len(here))):
+                raise LookupError(f"{dotted(path)} has {len(here)} entries, counted from 0, and no {part!r}")
+            if not isinstance(here, list | dict):
+                raise LookupError(f"{dotted(path)} is a single value, with nothing inside it")
+            key = int(part) if isinstance(here, list) else part
+            path = (*path, key)
             if depth == len(parts) - 1:
-                for old in [known for known in self.places if known[: len(path)] == path]:
-                    del self.places[old]
-                parent[key] = self._build(node, lambda line: place, path)
-            elif isinstance(parent, dict) and parent.get(key) is None:
+                break
+            if isinstance(here, dict) and here.get(part) is None:
                 if parts[depth + 1].isdecimal():
-                    self.problems.append(
-                        Problem(
-                            place,
-                            tuple(parts),
-                            f"{dotted(path)} is not written in the recipe, so it has no positions",
-                        )
+                    raise LookupError(
+                        f"{dotted(path)} has no entries to change: write it out in the recipe first"
                     )
-                    return
-                parent[key] = {}
+                here[part] = {}
                 self.places[path] = place
-            parent = parent[key]
+            here = here[key]
+        return here, path
 
     def _compose(self, text: str, place: Callable[[int], str], path: KeyPath) -> yaml.Node | None:
+        """The node tree; None if the text is empty or, with a problem reported, not acceptable."""
         try:
-            return _Loader(text).get_single_node()  # type: ignore[no-any-return]
+            return _Loader(text).get_single_node()
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
-            self.problems.append(
-                Problem(place(line), path, f"a character that YAML does not allow (U+{error.character:04X})")
-            )
+            self._report(place(line), path, f"YAML does not allow the character U+{error.character:04X}")
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             message = error.problem or error.context or "not YAML"
             if "'\\t'" in message:
                 message = "a tab; YAML is indented with spaces"
-            self.problems.append(Problem(place(mark.line + 1 if mark else 1), path, message))
+            self._report(place(mark.line + 1 if mark else 1), path, message)
         return None
 
     def _build(self, node: yaml.Node, place: Callable[[int], str], path: KeyPath) -> Any:
         self.places[path] = place(node.start_mark.line + 1)
         if isinstance(node, yaml.SequenceNode):
-            return [self._build(child, place, (*path, position)) for position, child in enumerate(node.value)]
+            return [self._build(child, place, (*path, number)) for number, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         mapping: dict[str, Any] = {}
         for key_node, child in node.value:
-            key, here = str(key_node.value), place(key_node.start_mark.line + 1)
-            inner = (*path, key)
+            line = place(key_node.start_mark.line + 1)
             if not isinstance(key_node, yaml.ScalarNode):
-                self.problems.append(Problem(here, path, "a key must be a single word"))
-            elif key in mapping:
-                self.problems.append(Problem(here, inner, f"written twice (first at {self.places[inner]})"))
-            else:
-                mapping[key] = self._build(child, place, inner)
-                self.places[inner] = here
+                self._report(line, path, "a key must be a single word, not a list or a mapping")
+                continue
+            inner = (*path, key_node.value)
+            if key_node.value in mapping:
+                self._report(line, inner, f"written twice (first at {self.places[inner]})")
+                continue
+            mapping[key_node.value] = self._build(child, place, inner)
+            self.places[inner] = line
         return mapping
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        text = str(node.value)
+        text: str = node.value
         match node.tag.rpartition(":")[2]:
             case "null":
                 return None
@@ -151,44 +149,27 @@ class Document:
                 return int(text)
             case "float" if math.isfinite(float(text)):
                 return float(text)
-            case "str":
-                if "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text):
-                    return text
-                self.problems.append(Problem(self.places[path], path, "not text that a file can hold"))
+            case "int" | "float":
+                self._report(self.places[path], path, "the number is too large")
+            case _ if "\0" not in text and not re.search("[\ud800-\udfff]", text):
+                return text
             case _:
-                self.problems.append(Problem(self.places[path], path, "a number too large for any use"))
+                self._report(self.places[path], path, "the text has characters that no file can hold")
         return None
 
-
-def dotted(path: KeyPath) -> str:
-    """("views", 0, "count") -> "views.0.count"; keys that would garble a terminal are escaped."""
-    return ".".join(str(part) if str(part).isprintable() else ascii(part) for part in path)
-
-
-def _resolved(data: Any, parts: list[str]) -> KeyPath:
-    """The written parts of an override as a path into `data`: positions where there are lists."""
-    path: list[str | int] = []
-    for part in parts:
-        path.append(int(part) if isinstance(data, list) and part.isdecimal() else part)
-        data = (
-            data.get(part)
-            if isinstance(data, dict)
-            else data[path[-1]]
-            if isinstance(data, list) and path[-1] in range(len(data))
-            else None
-        )
-    return tuple(path)
+    def _report(self, place: str, path: KeyPath, message: str) -> None:
+        self.problems.append(Problem(place, path, message))
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's own attribute: the table of plain scalars)
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's table of plain scalars, filled below)
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         refused = None
         if getattr(event, "anchor", None) is not None:
             refused = "anchors (&) and aliases (*) are not read in recipes; write the value out"
@@ -205,13 +186,9 @@ class _Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes every text that this reader, or a YAML 1.1 reader, would take for something else."""
-
-    yaml_implicit_resolvers = {
-        first: list(table) for first, table in yaml.SafeDumper.yaml_implicit_resolvers.items()
-    }  # noqa: RUF012
+    """Quotes every text that this loader, or a YAML 1.1 loader, would take for something else."""
 
 
-for _tag, _pattern in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
-    Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
+for _tag, _pattern in _PLAIN_SCALARS.items():
+    for _class in (_Loader, Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(recipe)
 
-    from eval.monitor import monitors
+    from eval.monitor import KNNMonitor
     from ssl_cls import launch, trainer
 
     source = catalog.open(recipe.data, "train")
@@ -40,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     accelerator = launch.start(recipe.train.precision, recipe.train.deterministic)
     source = catalog.open(recipe.data, "train", accelerator.device)
-    encoder = trainer.pretrain(recipe, source, opened, accelerator, monitors(recipe, accelerator), args.then)
+    observers = []
+    if source.num_classes is not None and source.size is not None:
+        val = catalog.open(recipe.data, "val", accelerator.device)
+        observers.append(KNNMonitor(source, val, trainer.plan(recipe, source, accelerator.num_processes).input_size))
+    encoder = trainer.pretrain(recipe, source, opened, accelerator, observers, args.then)
     accelerator.end_training()
     if accelerator.is_main_process:
         print(f"the encoder is in {encoder}; judge it: python tools/evaluate.py {opened.folder} --evaluators knn linear")
@@ -48,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
-    import resource
     import time
 
     from rich.console import Console
@@ -73,7 +76,7 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
         return 0
     eta = sum(times[1:]) / 2 * planned.total_steps
     parameters = sum(p.numel() for p in method.parameters())
-    memory = accelerator.device.type == "cuda" and trainer.peak_memory(accelerator.device) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    memory = trainer.peak_memory(accelerator.device)
     console = Console(highlight=False)
     console.print(config.dump(recipe), end="")
     for label, value in {

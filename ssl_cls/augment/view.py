@@ -9,17 +9,19 @@ from ssl_cls.spec import Count, Fraction, Natural, NonNegative, Positive, spec
 
 @spec
 class View:
-    """`count` independent draws of one pipeline: geometry -> flip -> colour -> gray -> blur -> solarize -> normalise.
+    """`count` independent draws of one pipeline: crop or pad, flip, rotate, jitter, gray, blur, solarize.
 
-    Probabilities are `flip`, `jitter_p`, `gray`, `blur`, `solarize`. Jitter strengths follow torchvision's ColorJitter:
-    a factor is uniform in [max(0, 1-s), 1+s] (hue: a shift in [-s, s] of a turn). On one-channel data saturation, hue
-    and gray have nothing to act on.
+    Probabilities are `flip`, `jitter_p`, `gray`, `blur`, `solarize`. Jitter strengths follow torchvision's
+    ColorJitter: a factor is uniform in [max(0, 1-s), 1+s] (hue: a shift in [-s, s] of a turn), the order
+    random. On one-channel data saturation, hue and gray have nothing to act on.
     """
 
     kind: Literal["global", "local"] = "global"
     count: Count = 1
     size: Count | None = None  # side in pixels; None: the data's own, at least 28
-    scale: tuple[Fraction, Fraction] | None = None  # resized crop: range of the area fraction; None: the whole image
+    scale: tuple[Fraction, Fraction] | None = (
+        None  # resized crop: range of the area fraction; None: the whole image
+    )
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # aspect ratio of that crop, drawn log-uniformly
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     pad: Natural = 0  # padding crop: a shift of up to `pad` pixels each way, zeros outside
@@ -41,7 +43,9 @@ class View:
         if self.ratio[0] > self.ratio[1]:
             raise ValueError(f"ratio must be low <= high, not {list(self.ratio)}")
         if self.scale is not None and (self.pad or self.rotate):
-            raise ValueError("a view has either a resized crop (scale) or a padding crop and rotation (pad, rotate), not both")
+            raise ValueError(
+                "a view has either a resized crop (scale) or a padding crop and rotation (pad, rotate)"
+            )
 
 
 def expand(views: tuple[View, ...]) -> list[View]:

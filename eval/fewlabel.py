@@ -1,0 +1,91 @@
+"""A linear head on n labels, which choose its regularisation as well."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eval.base import Context, Encoder, EvalData, Result
+from eval.draws import folds, label_draw, pool_labels
+from eval.features import extract
+from eval.heads import Heads, fit
+from eval.metrics import classification
+from ssl_cls.data.source import all_labels
+from ssl_cls.spec import Count, Natural, spec
+
+_FOLDS = 5
+_WEIGHT_DECAYS = tuple(10.0 ** (power / 2) for power in range(-6, 3))  # 0.001 to 10, for standardised features
+
+
+@spec
+class FewLabel:
+    """Multinomial logistic regression on the frozen features of n images, for each n and draw.
+
+    Only the n images have a say. Their 5-fold cross-validation chooses the weight decay, by cross-entropy: on
+    Fashion-MNIST that came within 0.1 points of the best there was, on average, and top-1 lost up to 2.9, since so few
+    images tie. The head is then refitted on all n.
+    """
+
+    name: str = "fewlabel/v1"
+    n_labels: tuple[Count, ...] = (100, 600)
+    draws: tuple[Natural, ...] = (0, 1, 2, 3, 4)
+
+    def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
+        """
+        Raises:
+            UserError: the data has too few labels for an n, or n too few for the classes.
+        """
+        labels = pool_labels(data.train, data.val)
+        members = {(n, draw): label_draw(labels, data.num_classes, n, draw) for n in self.n_labels for draw in self.draws}
+        train, val, test = (extract(encoder, source, context) for source in (data.train, data.val, data.test))
+        test_labels = all_labels(data.test)
+
+        results = []
+        for (n, draw), drawn in members.items():
+            rows = [train[i] if i < len(train) else val[i - len(train)] for i in drawn.tolist()]
+            features = torch.stack(rows).to(context.device)
+            losses, heads = cross_validate(features, labels[drawn].to(context.device), data.num_classes)
+            scored = [classification(heads.logits(test, s), test_labels) for s in range(len(_WEIGHT_DECAYS))]
+            best = int(losses.argmin())
+            results.append(
+                Result(
+                    evaluator=self.name,
+                    settings={"weight_decay": _WEIGHT_DECAYS[best], "folds": _FOLDS},
+                    metrics=scored[best],
+                    n_train=n,
+                    n_test=len(data.test),
+                    predictions=heads.logits(test, best).argmax(1).cpu(),
+                    chosen_on=f"cv{_FOLDS}",
+                    n_labels=n,
+                    draw=draw,
+                    optimism=[
+                        {"settings": {"weight_decay": decay}, "top1": score["top1"]}
+                        for decay, score in zip(_WEIGHT_DECAYS, scored, strict=True)
+                    ],
+                )
+            )
+        return results
+
+
+def cross_validate(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Heads]:
+    """Held-out cross-entropy of each weight decay, float [R], and the R heads fitted on everything.
+
+    All folds and weight decays are one batch of problems, on float [n, D] features and int64 [n] labels.
+    """
+    fold = folds(labels.cpu()).to(labels.device)
+    used = torch.stack([fold != k for k in range(_FOLDS)] + [fold >= 0]).float()
+    decays = torch.tensor(_WEIGHT_DECAYS)
+    heads = fit(
+        features,
+        labels,
+        num_classes=num_classes,
+        weight_decay=decays.repeat(len(used)),
+        sample_weight=used.repeat_interleave(len(decays), 0),
+        tolerance=1e-4,
+    )
+    losses = torch.zeros(len(decays), device=features.device)
+    for k in range(_FOLDS):
+        held = fold == k
+        for r in range(len(decays)):
+            logits = heads.logits(features[held], k * len(decays) + r)
+            losses[r] += F.cross_entropy(logits, labels[held], reduction="sum") / len(labels)
+    return losses, Heads(heads.weight[-len(decays) :], heads.bias[-len(decays) :])

@@ -1,0 +1,99 @@
+"""Pictures for the report: what a method saw in training, and which training images an encoder finds like a test image."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from eval import encoders, features
+from eval.base import Context, EvalData
+from ssl_cls import config
+from ssl_cls.augment.augment import Augment, centre_boxes
+from ssl_cls.data import catalog
+from ssl_cls.data.source import Source, all_labels
+from ssl_cls.rng import DrawKey
+
+_THUMBNAIL = 96  # pixels; smaller images are embedded as they are
+_NUM_VIEWED = 7
+_NUM_QUERIES, _NUM_NEIGHBOURS = 8, 6
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    uri: str  # data:image/png;base64,...
+    alt: str
+    mark: str = ""  # "same" or "other": a neighbour's class against the query's
+
+
+@dataclass(frozen=True)
+class Picture:
+    title: str
+    strips: list[list[Thumbnail]]
+
+
+def views(title: str, run: Path) -> Picture:
+    """The first training images of a run in one strip, and one strip for each view that its first epoch drew of them."""
+    recipe = config.load(run / "recipe.yaml", [])
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    augment = Augment(recipe.views or (), source.mean, source.std)
+    index, key = torch.arange(min(_NUM_VIEWED, len(source))), DrawKey(recipe.seed, 0)
+    if source.size is not None:
+        drawn = augment.from_pixels(source.pixels(index), index, key)
+    else:
+        boxes = augment.boxes(key, index, source.sizes(index))
+        drawn = augment.from_crops(source.crops(index, boxes, augment.sizes, augment.interpolation[0]), index, key)
+    shown = [_originals(source, index), *(_uint8(view, source) for kind in ("global", "local") for view in drawn[kind])]
+    names = ["training image", *(f"view {number + 1} of image" for number in range(len(shown) - 1))]
+    return Picture(title, [[Thumbnail(_uri(image), f"{name} {i}") for i, image in enumerate(row)] for name, row in zip(names, shown, strict=True)])
+
+
+def neighbours(title: str, spec: str, seed: int, data: EvalData, context: Context) -> Picture:
+    """The first test image of each class (up to eight) with its nearest training images by cosine."""
+    encoder = encoders.load(spec, data, seed)
+    bank, test = (F.normalize(features.extract(encoder, source, context), dim=1) for source in (data.train, data.test))
+    labels, test_labels = all_labels(data.train), all_labels(data.test)
+    queries = torch.tensor([int((test_labels == label).nonzero()[0]) for label in test_labels.unique()[:_NUM_QUERIES] if label >= 0])
+    nearest = (test[queries] @ bank.T).topk(min(_NUM_NEIGHBOURS, len(bank)), dim=1).indices
+    strips = []
+    for query, found, image in zip(queries, nearest, _originals(data.test, queries), strict=True):
+        strip = [Thumbnail(_uri(image), f"test image {int(query)}: {_name(data.test, test_labels[query])}")]
+        for index, neighbour in zip(found, _originals(data.train, found), strict=True):
+            mark = "same" if labels[index] == test_labels[query] else "other"
+            strip.append(Thumbnail(_uri(neighbour), f"training image {int(index)}: {_name(data.train, labels[index])}", mark))
+        strips.append(strip)
+    return Picture(title, strips)
+
+
+def _name(source: Source, label: Tensor) -> str:
+    names = source.class_names
+    return names[int(label)] if names and label >= 0 else f"class {int(label)}"
+
+
+def _originals(source: Source, indices: Tensor) -> Tensor:
+    """Thumbnails, uint8 [B, C, h, w]."""
+    if source.size is not None:
+        return source.pixels(indices).cpu()
+    boxes = centre_boxes(source.sizes(indices), fraction=1.0)
+    return source.crops(indices, [boxes], [_THUMBNAIL], "bilinear")[0]
+
+
+def _uint8(images: Tensor, source: Source) -> Tensor:
+    mean, std = (torch.tensor(x)[:, None, None] for x in (source.mean, source.std))
+    return ((images.cpu() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _uri(pixels: Tensor) -> str:
+    """uint8 [C, H, W] -> a PNG that a page can hold."""
+    array = pixels.permute(1, 2, 0).numpy()
+    image = Image.fromarray(np.ascontiguousarray(array.squeeze(2) if array.shape[2] == 1 else array[:, :, :3]))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    out = io.BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

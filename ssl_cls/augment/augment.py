@@ -1,0 +1,101 @@
+"""From uint8 images to the normalised views that methods take."""
+
+import torch
+from torch import Tensor
+
+from ssl_cls.augment.apply import normalise, recolour, resample
+from ssl_cls.augment.draw import Geometry, colour, geometry
+from ssl_cls.augment.view import View, expand
+from ssl_cls.rng import DrawKey
+
+
+class Augment:
+    """Draws and makes all views of a batch. Has no state: a sample's views depend on (key, its index) alone.
+
+    Args:
+        views: as in a recipe, with every `size` set.
+        mean, std: per channel, of pixels in [0, 1].
+    """
+
+    def __init__(self, views: tuple[View, ...], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.views = expand(views)
+        self.mean, self.std = mean, std
+        self.sizes = [_size(view) for view in self.views]
+        self.interpolation = [view.interpolation for view in self.views]
+
+    def boxes(self, key: DrawKey, index: Tensor, sizes: Tensor) -> list[Tensor]:
+        """What a file source cuts from images of `sizes` (int64 [B, 2]): float32 [B, 4] a view."""
+        index, sizes = index.cpu(), sizes.cpu()
+        whole = torch.cat((torch.zeros_like(sizes), sizes), 1).float()
+        return [
+            whole if view.scale is None else geometry(view, key, index, number, sizes).box
+            for number, view in enumerate(self.views)
+        ]
+
+    @torch.no_grad()
+    def from_pixels(self, pixels: Tensor, index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
+        """uint8 [B, C, H, W] -> "global" and "local" views, float32 [B, C, s, s] each, where `pixels` are."""
+        index = index.cpu()  # draws are made there: the same on every device, and no synchronisation with it
+        sizes = torch.tensor(pixels.shape[2:]).expand(len(pixels), 2)
+        images = [
+            resample(pixels, geometry(view, key, index, number, sizes), size, view.interpolation)
+            for number, (view, size) in enumerate(zip(self.views, self.sizes, strict=True))
+        ]
+        return self._finish(images, index, key)
+
+    @torch.no_grad()
+    def from_crops(self, crops: list[Tensor], index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
+        """The same from what a source cut along `boxes`: one uint8 [B, C, s, s] a view."""
+        index = index.cpu()
+        images = []
+        for number, (view, size, crop) in enumerate(zip(self.views, self.sizes, crops, strict=True)):
+            drawn = geometry(view, key, index, number, torch.full((len(crop), 2), size))
+            images.append(
+                _flipped(crop, drawn) if view.scale else resample(crop, drawn, size, view.interpolation)
+            )
+        return self._finish(images, index, key)
+
+    def _finish(self, images: list[Tensor], index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
+        views: dict[str, list[Tensor]] = {"global": [], "local": []}
+        for number, (view, image) in enumerate(zip(self.views, images, strict=True)):
+            image = recolour(image, colour(view, key, index, number))
+            views[view.kind].append(normalise(image, self.mean, self.std))
+        return views
+
+
+def _size(view: View) -> int:
+    if view.size is None:
+        raise ValueError("a View needs its size before it can be drawn")
+    return view.size
+
+
+def _flipped(crop: Tensor, drawn: Geometry) -> Tensor:
+    """Crops that a source has already resized, as float, left and right exchanged where drawn."""
+    images = crop.float().div_(255)
+    chosen = drawn.flip.nonzero()[:, 0].to(images.device)
+    images[chosen] = images[chosen].flip(3)
+    return images
+
+
+def centre_boxes(sizes: Tensor, fraction: float = 0.875) -> Tensor:
+    """Evaluation crops: the central square of `fraction` of the shorter side (224 of 256, He et al. 2016).
+
+    sizes: int64 [B, 2]. Returns whole pixels as float32 [B, 4]: top, left, height, width.
+    """
+    side = (sizes.amin(1) * fraction).round().clamp(min=1)
+    top, left = ((sizes - side[:, None]) / 2).floor().unbind(1)
+    return torch.stack((top, left, side, side), 1).float()
+
+
+@torch.no_grad()
+def whole(pixels: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Evaluation of array sources: uint8 [B, C, H, W], resized whole, to normalised [B, C, size, size]."""
+    b, _, height, width = pixels.shape
+    if (height, width) == (size, size):
+        return normalise(pixels.float().div_(255), mean, std)
+    everything = Geometry(
+        torch.tensor((0, 0, height, width)).float().expand(b, 4),
+        torch.zeros(b),
+        torch.zeros(b, dtype=torch.bool),
+    )
+    return normalise(resample(pixels, everything, size, "bilinear"), mean, std)

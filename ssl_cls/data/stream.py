@@ -1,0 +1,185 @@
+"""From (source, augment, seed) to the batches of one rank: the same views whatever the workers and ranks."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ssl_cls.augment.augment import Augment
+from ssl_cls.data import sampler
+from ssl_cls.data.batch import Batch
+from ssl_cls.data.folder import refuse_bad
+from ssl_cls.data.source import Source, all_labels
+from ssl_cls.errors import UserError
+from ssl_cls.rng import DrawKey
+
+_MAX_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class _Share:
+    """This rank's part of each global batch: parts rank*M .. rank*M+M-1 of num_ranks*M contiguous ones."""
+
+    n: int
+    batch_size: int
+    seed: int
+    micro_batches: int
+    rank: int
+    num_ranks: int
+
+    def indices(self, step: int) -> tuple[DrawKey, list[Tensor]]:
+        key, indices = sampler.batch_indices(step, n=self.n, batch_size=self.batch_size, seed=self.seed)
+        parts = indices.chunk(self.num_ranks * self.micro_batches)
+        return key, list(parts[self.rank * self.micro_batches :][: self.micro_batches])
+
+
+class Stream:
+    """The batches of one rank.
+
+    Args:
+        source, augment: images, and what is drawn from them.
+        seed, batch_size: of the run; batch_size is global, a multiple of num_ranks * micro_batches.
+        device: where views are made and batches go.
+        workers: decoding processes, for sources without a fixed size; 0 decodes in this process.
+        needs_labels: batches carry labels.
+        max_bad_fraction: of images that cannot be decoded and are replaced; more of them end the stream.
+
+    Raises:
+        UserError: the batch does not fit data, ranks and micro-batches, or needed labels are missing.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        augment: Augment,
+        *,
+        seed: int,
+        batch_size: int,
+        micro_batches: int = 1,
+        rank: int = 0,
+        num_ranks: int = 1,
+        device: torch.device,
+        workers: int | Literal["auto"] = "auto",
+        needs_labels: bool = False,
+        max_bad_fraction: float = 0.01,
+    ) -> None:
+        self.steps_per_epoch = sampler.steps_per_epoch(len(source), batch_size)
+        if batch_size % (num_ranks * micro_batches):
+            raise UserError(
+                f"a batch of {batch_size} cannot be cut into {num_ranks} x {micro_batches} equal parts",
+                "train.batch_size",
+                f"use a multiple of {num_ranks * micro_batches}",
+            )
+        if needs_labels and (source.num_classes is None or bool((all_labels(source) < 0).any())):
+            raise UserError(
+                "this method needs a label for every image, and not all have one",
+                source.name,
+                "put every image into the sub-folder of its class",
+            )
+        self.source, self.augment, self.device = source, augment, device
+        self.needs_labels, self.max_bad_fraction = needs_labels, max_bad_fraction
+        self.workers = _usual_workers() if workers == "auto" else workers
+        self._share = _Share(len(source), batch_size, seed, micro_batches, rank, num_ranks)
+
+    def batches(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each step in [start, stop), counted from the start of the run.
+
+        Raises:
+            UserError: while iterating, when more than `max_bad_fraction` of the images cannot be decoded.
+        """
+        if self.source.size is not None:
+            for step in range(start, stop):
+                key, parts = self._share.indices(step)
+                yield [
+                    self._batch(
+                        self.augment.from_pixels(self.source.pixels(part).to(self.device), part, key),
+                        part,
+                        key,
+                    )
+                    for part in parts
+                ]
+        else:
+            for step, cut in zip(range(start, stop), self._cut(start, stop), strict=True):
+                key, parts = self._share.indices(step)
+                yield [
+                    self._batch(
+                        self.augment.from_crops(
+                            [crop.to(self.device, non_blocking=True) for crop in crops], part, key
+                        ),
+                        part,
+                        key,
+                    )
+                    for part, crops in zip(parts, cut, strict=True)
+                ]
+
+    def _batch(self, views: dict[str, list[Tensor]], part: Tensor, key: DrawKey) -> Batch:
+        labels = self.source.labels(part).to(self.device) if self.needs_labels else None
+        return Batch(views, part.to(self.device), key, labels)
+
+    def _cut(self, start: int, stop: int) -> Iterator[list[list[Tensor]]]:
+        """The crops of each micro-batch of each step, made ahead of time in other processes."""
+        already = list(getattr(self.source, "bad", ()))  # not all sources can be damaged
+        total, bad = len(self.source) + len(already), dict.fromkeys(already)
+        loader = DataLoader(
+            _Cuts(self.source, self.augment, self._share),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=self.workers,
+            worker_init_fn=_outlive_signals,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, so that torch's global state is not drawn from
+        )
+        for cut, found in loader:
+            if isinstance(found, UserError):
+                raise found
+            bad.update(dict.fromkeys(found))
+            refuse_bad(list(bad), total, self.max_bad_fraction, self.source.name)
+            yield cut
+
+
+class _Cuts(Dataset[tuple[list[list[Tensor]], list[str] | UserError]]):
+    """Step -> (crops of each micro-batch, which images this process has found to be bad so far)."""
+
+    def __init__(self, source: Source, augment: Augment, share: _Share) -> None:
+        self.source, self.augment, self.share = source, augment, share
+
+    def __getitem__(self, step: int) -> tuple[list[list[Tensor]], list[str] | UserError]:
+        key, parts = self.share.indices(step)
+        try:
+            return [self._crops(key, part) for part in parts], list(getattr(self.source, "bad", ()))
+        except UserError as error:  # a loader would wrap it into a traceback
+            return [], error
+
+    def _crops(self, key: DrawKey, part: Tensor) -> list[Tensor]:
+        boxes, sizes, filters = (
+            self.augment.boxes(key, part, self.source.sizes(part)),
+            self.augment.sizes,
+            self.augment.interpolation,
+        )
+        crops: dict[int, Tensor] = {}
+        for name in dict.fromkeys(filters):  # nearly always one: each decodes anew
+            views = [view for view, own in enumerate(filters) if own == name]
+            made = self.source.crops(part, [boxes[v] for v in views], [sizes[v] for v in views], name)
+            crops.update(zip(views, made, strict=True))
+        return [crops[view] for view in range(len(filters))]
+
+
+def _outlive_signals(worker: int) -> None:
+    """A signal to the whole process group is for the main process to answer; it still needs its batches.
+
+    Workers end when the main process lets go of them, or is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _usual_workers() -> int:
+    """Leave a core to the main process of each rank on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MAX_WORKERS, cores // ranks - 1))

@@ -1,0 +1,86 @@
+"""The encoder as it leaves a run: timm's own folder format, with pooling and provenance beside the weights."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ssl_cls.backbone import Backbone
+from ssl_cls.errors import UserError
+
+
+def save_encoder(
+    backbone: Backbone,
+    folder: Path,
+    *,
+    input_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    provenance: dict[str, Any],
+) -> None:
+    """Write config.json, model.safetensors and provenance.json; the folder appears whole or not at all.
+
+    timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0) rebuilds the model: a vision transformer as it
+    is, a small ResNet after `import ssl_cls`.
+    """
+    model: Any = backbone.model
+    cfg = {
+        "input_size": [backbone.channels, input_size, input_size],
+        "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size", False)),
+        "mean": list(mean), "std": list(std), "interpolation": "bilinear", "crop_pct": 1.0, "num_classes": 0,
+        "first_conv": model.pretrained_cfg.get("first_conv"), "classifier": model.pretrained_cfg.get("classifier"),
+    }  # fmt: skip
+    config = {
+        "architecture": model.pretrained_cfg["architecture"],
+        "num_classes": 0,
+        "num_features": backbone.width,
+        "model_args": {**model.model_args, "in_chans": backbone.channels},
+        "pretrained_cfg": cfg,
+        "ssl_cls": {"pooling": backbone.pooling},
+    }
+    writing = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(writing, ignore_errors=True)
+    writing.mkdir(parents=True)
+    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, writing / "model.safetensors")
+    (writing / "provenance.json").write_text(json.dumps(provenance, indent=1))
+    (writing / "config.json").write_text(json.dumps(config, indent=1))
+    if folder.exists():
+        shutil.rmtree(folder)
+    writing.rename(folder)
+
+
+def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
+    """The encoder of a folder that save_encoder wrote, weights checked name by name, and its config.json.
+
+    Raises:
+        UserError: no such folder, or weights that are not the architecture's.
+    """
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError("no encoder here", str(folder), "give the folder encoder/ of a finished run") from error
+    model = timm.create_model(config["architecture"], pretrained=False, num_classes=0, **config["model_args"])
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"these weights are not those of {config['architecture']}: {error}", str(folder / "model.safetensors"), "export the run again") from error
+    model.model_args = config["model_args"]
+    return Backbone(model, config["ssl_cls"]["pooling"]), config
+
+
+def sha256(network: nn.Module) -> str:
+    """Of names, types, shapes and bytes of all weights, whatever device and memory layout they are in."""
+    digest = hashlib.sha256()
+    tensors: dict[str, Tensor] = network.state_dict()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()

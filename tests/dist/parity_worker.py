@@ -1,0 +1,43 @@
+"""Run by tests/dist/test_parity.py under `accelerate launch`: a few optimizer steps, then losses and every state tensor to disk."""
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+from ssl_cls import config, launch, trainer
+from ssl_cls.checkpoint import optimizer_tensors
+from ssl_cls.clock import Clock
+from ssl_cls.data import catalog
+
+STEPS = 5
+
+
+def main(out: str, dtype: str, recipe_file: str, overrides: list[str]) -> None:
+    torch.set_default_dtype(getattr(torch, dtype))
+    recipe = config.load(recipe_file, overrides)
+    accelerator = launch.start("fp32")
+    torch.set_num_threads(1)
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    planned = trainer.plan(recipe, source, ranks)
+    step = trainer.Step(recipe, trainer.build_method(recipe, source, planned), planned, accelerator)
+    stream = trainer.build_stream(recipe, source, planned, accelerator.device, rank, ranks, step.method.needs_labels)
+    tensors, losses, seen = {}, [], []
+    for number, batches in enumerate(stream.batches(0, STEPS)):
+        batches = [b._replace(views={k: [v.to(torch.get_default_dtype()) for v in vs] for k, vs in b.views.items()}) for b in batches]
+        outputs, _, norm = step(batches, Clock(number, STEPS, planned.steps_per_epoch))
+        losses.append(torch.stack([trainer.ranks.mean(torch.stack([o.loss for o in outputs]).mean()), norm]))
+        seen += [view for batch in batches for views in batch.views.values() for view in views]
+    tensors["losses"] = torch.stack(losses)
+    tensors[f"views{rank}"] = torch.cat(seen)
+    if rank == 0:
+        tensors |= {f"model/{k}": v.contiguous() for k, v in step.method.state_dict().items()}
+        tensors |= {f"optim/{k}": v.contiguous() for k, v in optimizer_tensors(step.optimizer, step.method).items()}
+    save_file(tensors, f"{out}.{rank}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])

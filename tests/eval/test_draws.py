@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from eval.draws import Pool, folds, label_draw, pool_labels, ranks
+from ssl_cls.data.source import Subset
+from ssl_cls.errors import UserError
+
+LABELS = torch.randint(0, 10, (5000,), generator=torch.Generator().manual_seed(0))
+
+
+class Numbers:
+    """Image i is filled with i; its label is i % 5."""
+
+    name, fingerprint, num_classes, class_names = "numbers/all", "00", 5, None
+    channels, size, mean, std = 1, (2, 2), (0.5,), (0.5,)
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def sizes(self, indices: Tensor) -> Tensor:
+        return torch.stack((indices, indices + 1), 1)
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        return indices[:, None, None, None].expand(-1, 1, 2, 2).to(torch.uint8)
+
+    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
+        return [indices[:, None] * 1000 + box[:, :1].long() for box in boxes]
+
+    def labels(self, indices: Tensor) -> Tensor:
+        return indices % 5
+
+
+@pytest.mark.parametrize("number", [0, 1, 4])
+def test_draws_are_nested_and_balanced(number: int) -> None:
+    large = label_draw(LABELS, 10, 603, number)
+    assert len(set(large.tolist())) == 603
+    for n in (20, 100, 599, 603):
+        counts = torch.bincount(LABELS[label_draw(LABELS, 10, n, number)], minlength=10)
+        assert label_draw(LABELS, 10, n, number).equal(large[:n])
+        assert counts.min() == n // 10
+        assert counts.max() == -(-n // 10)
+
+
+def test_a_draw_depends_on_labels_and_number_alone() -> None:
+    torch.manual_seed(1)
+    first = label_draw(LABELS, 10, 100, 0)
+    torch.manual_seed(2)
+    assert label_draw(LABELS, 10, 100, 0).equal(first)
+    overlap = len(set(first.tolist()) & set(label_draw(LABELS, 10, 100, 1).tolist()))
+    assert overlap < 12  # of 100 out of 5000: 2 expected by chance
+
+
+def test_every_image_of_a_class_is_as_likely() -> None:
+    labels = torch.arange(200) % 2
+    drawn = torch.zeros(200)
+    for number in range(400):
+        drawn[label_draw(labels, 2, 50, number)] += 1
+    assert drawn.sum() == 400 * 50
+    expected, sd = 100, (400 * 0.25 * 0.75) ** 0.5
+    assert ((drawn - expected).abs() < 4.5 * sd).all()
+    assert drawn.std() == pytest.approx(sd, rel=0.2)
+
+
+def test_who_gets_the_remainder_is_drawn_fairly_when_classes_differ_in_size() -> None:
+    labels = torch.cat((torch.zeros(1000, dtype=torch.int64), torch.ones(50, dtype=torch.int64)))
+    extra = [int(labels[label_draw(labels, 2, 5, number)].sum()) == 2 for number in range(300)]
+    assert 110 < sum(extra) < 190  # 4.6 standard deviations around 150
+
+
+def test_a_small_class_gives_all_it_has_and_the_others_fill_up() -> None:
+    labels = torch.cat((torch.zeros(3, dtype=torch.int64), torch.ones(40, dtype=torch.int64)))
+    assert torch.bincount(labels[label_draw(labels, 2, 20, 0)]).tolist() == [3, 17]
+    assert sorted(label_draw(labels, 2, 43, 0).tolist()) == list(range(43))
+
+
+def test_unknown_labels_are_never_drawn() -> None:
+    labels = LABELS.where(torch.arange(len(LABELS)) % 3 > 0, -1)
+    assert (labels[label_draw(labels, 10, 600, 0)] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "n", "says"),
+    [
+        (LABELS[:99], 100, "99 labelled"),
+        (LABELS.where(LABELS < 1, -1), 600, "labelled images"),
+        (LABELS, 19, "fewer than two"),
+        (torch.ones(500, 10), 100, "multi-label"),
+    ],
+)
+def test_impossible_draws_are_refused(labels: Tensor, n: int, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        label_draw(labels, 10, n, 0)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_ranks_count_within_classes(labels: list[int]) -> None:
+    assert ranks(torch.tensor(labels)).tolist() == [labels[:i].count(label) for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("n", [20, 100, 600])
+def test_folds_are_stratified_and_of_like_sizes(n: int) -> None:
+    labels = LABELS[label_draw(LABELS, 10, n, 0)]
+    fold = folds(labels)
+    for label in range(10):
+        counts = torch.bincount(fold[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    sizes = torch.bincount(fold, minlength=5)
+    assert sizes.max() - sizes.min() <= 2
+
+
+def test_a_pool_is_its_parts_end_to_end() -> None:
+    whole = Numbers(12)
+    pool = Pool("numbers/pool", Subset(whole, torch.arange(7), "numbers/a"), Subset(whole, torch.arange(7, 12), "numbers/b"))
+    indices = torch.tensor([11, 0, 6, 7, 3])
+    assert len(pool) == 12
+    assert pool.pixels(indices).equal(whole.pixels(indices))
+    assert pool.sizes(indices).equal(whole.sizes(indices))
+    assert pool.labels(indices).equal(whole.labels(indices))
+    assert pool_labels(*pool.parts).equal(whole.labels(torch.arange(12)))
+    boxes = [torch.arange(20.0).view(5, 4), -torch.arange(20.0).view(5, 4)]
+    for got, expected in zip(pool.crops(indices, boxes, [2, 2], "bilinear"), whole.crops(indices, boxes, [2, 2], "bilinear"), strict=True):
+        assert got.equal(expected)
