@@ -54,7 +54,9 @@ class Context:
     device: torch.device
     rank: int = 0
     num_ranks: int = 1
-    seed: int = 0  # of heads and fine-tuning, not of the label draws, which are the same for every row and seed
+    seed: int = (
+        0  # of heads and fine-tuning, not of the label draws, which are the same for every row and seed
+    )
     cache: Path = Path("runs/.features")
 
 
@@ -71,13 +73,16 @@ class Result:
     chosen_on: str  # "val", "cv5", "fixed"
     n_labels: int | None = None  # None: all
     draw: int | None = None
-    optimism: list[dict[str, Any]] = field(default_factory=list)  # {settings, top1 on test} of every setting; nothing reads it for choosing
+    optimism: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # {settings, top1 on test} of every setting; nothing reads it for choosing
 
 
 class Evaluator(Protocol):
     """A frozen spec is the evaluator."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]: ...
 

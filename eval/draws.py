@@ -13,14 +13,15 @@ _EPOCH = -2  # keeps label draws apart from training's draws, whose epochs are n
 
 
 def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
-    """Draw `number` of n labelled images: indices int64 [n] into `labels` (int64 [N]; -1, unknown, is never drawn).
+    """Draw `number` of n labelled images: indices int64 [n] into `labels`, int64 [N] (-1: never drawn).
 
-    A draw is the first n of one fixed order of the data, which deals one image of every class in turn: so it is
-    class-balanced to within one image, and contains the same draw of any smaller n. A class that runs out is passed over.
+    A draw is the first n of one fixed order of the data, which deals one image of every class in turn. So it
+    is class-balanced to within one image and contains the same draw of a smaller n; a class that runs out is
+    passed over.
 
     Raises:
-        UserError: multi-label data, more labels asked for than there are, or fewer than two a class, since settings
-            are chosen by holding some of the n out.
+        UserError: multi-label data, more labels asked for than there are, or fewer than two a class, since
+            settings are chosen by holding some of the n out.
     """
     if labels.ndim != 1:
         raise UserError(
@@ -60,7 +61,7 @@ def ranks(labels: Tensor) -> Tensor:
 def folds(labels: Tensor, num_folds: int = 5) -> Tensor:
     """A fold, 0..num_folds-1, of each drawn label, int64 [n]: every class is spread as evenly as it goes.
 
-    Classes start at different folds, so that with few images a class the folds still have like sizes.
+    Classes start at different folds: with few images a class the folds have like sizes all the same.
     """
     return (ranks(labels) + labels) % num_folds
 
@@ -84,7 +85,7 @@ class Pool:
         return int(self._ends[-1])
 
     def _gather(self, indices: Tensor, ask: Callable[[Source, Tensor, Tensor], list[Tensor]]) -> list[Tensor]:
-        """`ask(part, indices within it, places in the batch)` of each part concerned, in the batch's order."""
+        """`ask(part, indices within it, places in the batch)` of each part, in the batch's order."""
         owner = torch.searchsorted(self._ends, indices.cpu(), right=True)
         positions, answers = [], []
         for number, part in enumerate(self.parts):

@@ -1,4 +1,4 @@
-"""Pictures for the report: what a method saw in training, and which training images an encoder finds like a test image."""
+"""Pictures for the report: what a method saw in training, and what an encoder finds alike."""
 
 import base64
 import io
@@ -13,10 +13,13 @@ from torch.nn import functional as F
 
 from eval import encoders, features
 from eval.base import Context, EvalData
+from eval.data import shown
+from eval.record import Row
 from ssl_cls import config
 from ssl_cls.augment.augment import Augment, centre_boxes
 from ssl_cls.data import catalog
 from ssl_cls.data.source import Source, all_labels
+from ssl_cls.errors import UserError
 from ssl_cls.rng import DrawKey
 
 _THUMBNAIL = 96  # pixels; smaller images are embedded as they are
@@ -38,7 +41,7 @@ class Picture:
 
 
 def views(title: str, run: Path) -> Picture:
-    """The first training images of a run in one strip, and one strip for each view that its first epoch drew of them."""
+    """The first training images in one strip, and a strip for each view that the first epoch drew of them."""
     recipe = config.load(run / "recipe.yaml", [])
     source = catalog.open(recipe.data, "train")
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
@@ -48,32 +51,50 @@ def views(title: str, run: Path) -> Picture:
         drawn = augment.from_pixels(source.pixels(index), index, key)
     else:
         boxes = augment.boxes(key, index, source.sizes(index))
-        drawn = augment.from_crops(source.crops(index, boxes, augment.sizes, augment.interpolation[0]), index, key)
-    shown = [_originals(source, index), *(_uint8(view, source) for kind in ("global", "local") for view in drawn[kind])]
-    names = ["training image", *(f"view {number + 1} of image" for number in range(len(shown) - 1))]
-    return Picture(title, [[Thumbnail(_uri(image), f"{name} {i}") for i, image in enumerate(row)] for name, row in zip(names, shown, strict=True)])
+        drawn = augment.from_crops(
+            source.crops(index, boxes, augment.sizes, augment.interpolation[0]), index, key
+        )
+    pictures = [_originals(source, index)]
+    pictures += [_uint8(view, source) for kind in ("global", "local") for view in drawn[kind]]
+    names = ["training image", *(f"view {number} of image" for number in range(1, len(pictures)))]
+    strips = [
+        [Thumbnail(_uri(image), f"{name} {number}") for number, image in enumerate(batch)]
+        for name, batch in zip(names, pictures, strict=True)
+    ]
+    return Picture(title, strips)
 
 
-def neighbours(title: str, spec: str, seed: int, data: EvalData, context: Context) -> Picture:
-    """The first test image of each class (up to eight) with its nearest training images by cosine."""
-    encoder = encoders.load(spec, data, seed)
-    bank, test = (F.normalize(features.extract(encoder, source, context), dim=1) for source in (data.train, data.test))
+def neighbours(title: str, spec: str, row: Row, data: EvalData, context: Context) -> Picture:
+    """The first test image of each class (up to eight) with its nearest training images by cosine.
+
+    Raises:
+        UserError: the encoder of the row is not to be had, or its features have not been kept.
+    """
+    encoder = encoders.load(spec, data, row.seed)
+    data = shown(data, encoder.channels)
+    if encoder.sha256 != row.encoder_sha256:
+        raise UserError("these are not the weights that were evaluated", spec)
+    if not all(features.cached(encoder, source, context) for source in (data.train, data.test)):
+        raise UserError("its features are no longer kept", spec, "python tools/evaluate.py ENCODER")
+    bank, test = (F.normalize(features.extract(encoder, x, context), dim=1) for x in (data.train, data.test))
     labels, test_labels = all_labels(data.train), all_labels(data.test)
-    queries = torch.tensor([int((test_labels == label).nonzero()[0]) for label in test_labels.unique()[:_NUM_QUERIES] if label >= 0])
+    classes = sorted(set(test_labels.tolist()))[:_NUM_QUERIES]
+    queries = torch.tensor([int((test_labels == label).nonzero()[0]) for label in classes])
     nearest = (test[queries] @ bank.T).topk(min(_NUM_NEIGHBOURS, len(bank)), dim=1).indices
     strips = []
     for query, found, image in zip(queries, nearest, _originals(data.test, queries), strict=True):
-        strip = [Thumbnail(_uri(image), f"test image {int(query)}: {_name(data.test, test_labels[query])}")]
+        label = test_labels[query]
+        strip = [Thumbnail(_uri(image), f"test image {int(query)}: {_name(data.test, label)}")]
         for index, neighbour in zip(found, _originals(data.train, found), strict=True):
-            mark = "same" if labels[index] == test_labels[query] else "other"
-            strip.append(Thumbnail(_uri(neighbour), f"training image {int(index)}: {_name(data.train, labels[index])}", mark))
+            name = f"training image {int(index)}: {_name(data.train, labels[index])}"
+            strip.append(Thumbnail(_uri(neighbour), name, "same" if labels[index] == label else "other"))
         strips.append(strip)
     return Picture(title, strips)
 
 
 def _name(source: Source, label: Tensor) -> str:
     names = source.class_names
-    return names[int(label)] if names and label >= 0 else f"class {int(label)}"
+    return names[int(label)] if names else f"class {int(label)}"
 
 
 def _originals(source: Source, indices: Tensor) -> Tensor:
@@ -92,7 +113,9 @@ def _uint8(images: Tensor, source: Source) -> Tensor:
 def _uri(pixels: Tensor) -> str:
     """uint8 [C, H, W] -> a PNG that a page can hold."""
     array = pixels.permute(1, 2, 0).numpy()
-    image = Image.fromarray(np.ascontiguousarray(array.squeeze(2) if array.shape[2] == 1 else array[:, :, :3]))
+    image = Image.fromarray(
+        np.ascontiguousarray(array.squeeze(2) if array.shape[2] == 1 else array[:, :, :3])
+    )
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)

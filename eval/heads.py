@@ -1,6 +1,6 @@
-"""Linear classifiers on fixed features: many multinomial logistic regressions at once, each solved to its minimum.
+"""Linear classifiers on fixed features: many multinomial logistic regressions, solved at once.
 
-There is no learning rate, batch order or seed to choose: the problem is convex, so the answer is the problem's own.
+There is no learning rate, batch order or seed to choose: the problem is convex, so the answer is its own.
 """
 
 from typing import NamedTuple
@@ -31,15 +31,15 @@ def fit(
     weight_decay: Tensor,
     sample_weight: Tensor | None = None,
     start: Heads | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-3,
     max_steps: int = 200,
 ) -> Heads:
     """S independent problems on the same features, each minimised over (W, b):
 
         sum_i a_i CE(y_i, z_i W + b) / sum_i a_i  +  weight_decay/2 ||W||^2
 
-    z are the features standardised with the (unweighted) mean and standard deviation of `features`; constant ones
-    become 0. The bias is free. In scikit-learn's terms C = 1 / (weight_decay * sum_i a_i).
+    z are the features standardised with the (unweighted) mean and standard deviation of `features`; constant
+    ones become 0. The bias is free. In scikit-learn's terms C = 1 / (weight_decay * sum_i a_i).
 
     Args:
         features: float [N, D], any device: everything is computed there. One more copy of it is held.
@@ -50,29 +50,36 @@ def fit(
         tolerance: a problem is done when the next step promises less than this share of its loss.
 
     Returns:
-        Heads on the raw features. Deterministic for equal device and threads; independent of the other problems in the
-        batch to within `tolerance`.
+        Heads on the raw features. Deterministic for equal device and threads; independent of the other
+        problems in the batch to within `tolerance`.
 
-    Method: L-BFGS (Nocedal & Wright 2006, algorithm 7.4) with Armijo backtracking, vectorised over the problems, in the
-    principal axes of the features. Böhning's bound (1992), Hessian <= cov(z)/2 + weight_decay, is diagonal there and is
-    its initial metric, which takes the features' conditioning out of the iteration count.
+    Method: L-BFGS (Nocedal & Wright 2006, algorithm 7.4) with Armijo backtracking, vectorised over the
+    problems, in the principal axes of the features. Böhning's bound (1992), Hessian <= cov(z)/2 +
+    weight_decay, is diagonal there and is its initial metric, which takes the features' conditioning out of
+    the iteration count.
     """
-    device, (n, _) = features.device, features.shape
+    device, n = features.device, len(features)
     decay = weight_decay.to(device, torch.float32)
-    weights = torch.ones(len(decay), n, device=device) if sample_weight is None else sample_weight.to(device, torch.float32)
+    weights = torch.ones(len(decay), n, device=device)
+    if sample_weight is not None:
+        weights = sample_weight.to(device, torch.float32)
     weights = weights / weights.sum(1, keepdim=True)
     mean, std = _moments(features)
     z = (features - mean) / std
-    axes = torch.linalg.qr(z.T).Q if n < z.shape[1] else None  # fewer samples than features: the solution is in their span
-    z = z if axes is None else z @ axes
+    axes = torch.eye(z.shape[1], device=device)
+    if n < len(axes):  # the solution is in the span of the samples
+        axes = torch.linalg.qr(z.T).Q
+        z = z @ axes
     spectrum, rotation = torch.linalg.eigh((z.T @ z).double() / n)
-    z = torch.cat((z @ rotation.float(), torch.ones(n, 1, device=device)), 1)  # the last axis carries the bias
-    axes = rotation if axes is None else axes.double() @ rotation
+    z = torch.cat(
+        (z @ rotation.float(), torch.ones(n, 1, device=device)), 1
+    )  # the last axis carries the bias
+    axes = axes.double() @ rotation
 
     penalty = decay[:, None].repeat(1, z.shape[1])  # [S, R+1]
     penalty[:, -1] = 0
     curvature = torch.cat((spectrum.clamp(min=0), spectrum.new_ones(1))).float()
-    bound = n * weights.amax(1, keepdim=True) / 2  # Böhning's 1/2, times the heaviest sample's weight over the mean one
+    bound = n * weights.amax(1, keepdim=True) / 2  # Böhning's 1/2; a sample counts at most as the heaviest
     metric = 1 / (bound * curvature + penalty).clamp(min=1e-8)
 
     first = torch.zeros(len(decay), num_classes, z.shape[1], device=device)
@@ -80,7 +87,9 @@ def fit(
         before = start.weight.to(device, torch.float64)
         first[:, :, :-1] = torch.einsum("dr,sdk->skr", axes, before * std.double()[:, None]).float()
         first[:, :, -1] = (start.bias.to(device) + torch.einsum("d,sdk->sk", mean.double(), before)).float()
-    solution = _lbfgs(z, labels.to(device), weights, penalty[:, None], metric[:, None], first, tolerance, max_steps).double()
+    solution = _lbfgs(
+        z, labels.to(device), weights, penalty[:, None], metric[:, None], first, tolerance, max_steps
+    ).double()
 
     weight = torch.einsum("dr,skr->sdk", axes, solution[:, :, :-1]) / std.double()[:, None]
     bias = solution[:, :, -1] - torch.einsum("d,sdk->sk", mean.double(), weight)
@@ -88,10 +97,10 @@ def fit(
 
 
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [D]; 1 where a feature is constant to float32 precision, so that nothing divides by 0."""
+    """Mean and standard deviation [D]; 1 where a feature is constant to float32 precision."""
     mean = features.mean(0, dtype=torch.float64)
     variance = torch.zeros_like(mean)
-    for part in features.split(max(1, _CHUNK // features.shape[1])):
+    for part in torch.split(features, max(1, _CHUNK // features.shape[1])):
         variance += (part - mean).square().sum(0)
     std = (variance / len(features)).sqrt()
     return mean.float(), torch.where(std > 1e-6 * mean.abs(), std, 1.0).float()
@@ -103,12 +112,16 @@ def _loss(w: Tensor, z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor
     loss = (penalty * w.square()).sum((1, 2)).double() / 2
     gradient = penalty * w
     size = max(1, _CHUNK // (heads * classes))
-    for x, y, a in zip(z.split(size), labels.split(size), weights.split(size, dim=1), strict=True):
+    for x, y, a in zip(
+        torch.split(z, size), torch.split(labels, size), torch.split(weights, size, 1), strict=True
+    ):
         # samples last: a softmax over a short middle axis is five times as fast as one over a short last axis
         logp = (w.view(-1, dim) @ x.T).view(heads, classes, -1).log_softmax(1)
         target = y.expand(heads, 1, -1)
         loss -= (logp.gather(1, target)[:, 0].double() * a).sum(1)
-        error = logp.exp_().scatter_add_(1, target, logp.new_full((), -1.0).expand(target.shape)).mul_(a[:, None])
+        error = (
+            logp.exp_().scatter_add_(1, target, logp.new_full((), -1.0).expand(target.shape)).mul_(a[:, None])
+        )
         gradient.view(-1, dim).addmm_(error.view(heads * classes, -1), x)
     return loss, gradient
 
@@ -118,9 +131,16 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _lbfgs(
-    z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor, metric: Tensor, w: Tensor, tolerance: float, max_steps: int
+    z: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    penalty: Tensor,
+    metric: Tensor,
+    w: Tensor,
+    tolerance: float,
+    max_steps: int,
 ) -> Tensor:
-    """Minimise from `w` [S, K, R]; problems that are done leave the batch, so that the slow ones run alone."""
+    """Minimise from `w` [S, K, R]. Problems that are done leave the batch: the slow ones run alone."""
     answer = w.clone()
     alive = torch.arange(w.shape[0], device=w.device)
     loss, gradient = _loss(w, z, labels, weights, penalty)
@@ -145,7 +165,9 @@ def _lbfgs(
         for _ in range(12):
             trial = w + length[:, None, None] * direction
             trial_loss, trial_gradient = _loss(trial, z, labels, weights, penalty)
-            short = trial_loss > loss + 1e-4 * length * slope + 1e-7 * loss  # float32 noise is no reason to shrink
+            short = (
+                trial_loss > loss + 1e-4 * length * slope + 1e-7 * loss
+            )  # float32 noise is no reason to shrink
             if not short.any():
                 break
             length = torch.where(short, length / 2, length)
@@ -156,7 +178,7 @@ def _lbfgs(
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], metric: Tensor) -> Tensor:
-    """- (inverse Hessian estimate) @ gradient: the two-loop recursion, a pair without positive curvature left out."""
+    """- (inverse Hessian estimate) @ gradient: the two-loop recursion over pairs of positive curvature."""
     q, trail = gradient.clone(), []
     for s, y in reversed(pairs):
         sy = _dot(s, y)

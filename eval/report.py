@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing beside it, and the other forms of the comparison next to it."""
+"""The report: one HTML file that needs nothing beside it, with the comparison's other forms next to it."""
 
 import json
 import shlex
@@ -6,17 +6,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from eval import gallery, plots, tables
-from eval.compare import Group, Line
-from eval.rows import Row, optimism
+from eval import gallery, origins, plots, tables
+from eval.base import Context
+from eval.compare import Group
+from eval.data import open_data
+from eval.lines import Line
+from eval.rows import data_config, optimism
 from eval.verdict import notes, verdict
 from ssl_cls.errors import UserError
 from ssl_cls.run import environment
 
-_FIGURES = {"embedding_std": "spread of the embedding", "effective_rank": "effective rank of the embedding", "val_knn_top1": "kNN on val, top-1 %"}
+_FIGURES = {
+    "embedding_std": "spread of the embedding",
+    "effective_rank": "effective rank of the embedding",
+    "val_knn_top1": "kNN on val, top-1 %",
+}
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -37,20 +45,34 @@ def write(groups: Sequence[Group], command: Sequence[str], out: Path) -> list[Pa
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write the comparison: {error.strerror}", str(out), "name a folder that can be written with --out") from error
+        raise UserError(
+            f"cannot write the comparison: {error.strerror}",
+            str(out),
+            "name a folder that can be written with --out",
+        ) from error
     return [out / name for name in texts]
 
 
 def page(groups: Sequence[Group], command: Sequence[str]) -> str:
     # every template is HTML, whatever its ending: nothing decides about escaping by file name
-    jinja = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    encoders = {key: rows for group in groups for key, rows in origins.encoders(group).items()}
     return jinja.get_template("report.html.j2").render(
         title="Comparison: " + "; ".join(tables.title(group) for group in groups),
         groups=[_section(group) for group in groups],
         difference_header=tables.DIFFERENCE[3:],
         num_series=plots.NUM_SERIES,
-        commands=[*dict.fromkeys(line for group in groups for line in _commands(group)), shlex.join(command)],
-        runs=[_facts(rows) for rows in {key: rows for group in groups for key, rows in _by_encoder(group).items()}.values()],
+        commands=[
+            *dict.fromkeys(text for group in groups for text in origins.commands(group)),
+            shlex.join(command),
+        ],
+        runs=[origins.facts(rows) for rows in encoders.values()],
         environment=environment(),
     )
 
@@ -78,68 +100,43 @@ def _section(group: Group) -> dict[str, Any]:
             for line in group.lines
         ],
         "n_test": group.lines[0].every_row[0].n_test,
-        "dots": [(tables.heading(column, group.columns), Markup(plots.dots(group, column, series))) for column in group.columns],
+        "dots": [
+            (tables.heading(column, group.columns), Markup(plots.dots(group, column, series)))
+            for column in group.columns
+        ],
         "differences": [
-            {"line": x.line, "against": x.against, "column": x.column.title, "outcome": x.outcome, "figures": tables.difference(x)[3:]}
+            {
+                "line": x.line,
+                "against": x.against,
+                "column": x.column.title,
+                "outcome": x.outcome,
+                "figures": tables.difference(x)[3:],
+            }
             for x in group.differences
         ],
         "optimism": _optimism(group),
         "curves": [(title, Markup(svg)) for title, svg in _curves(trained, series, missing)],
-        "views": _pictures(trained, missing),
-        "neighbours": [],
+        "views": list(_views(trained, missing)),
+        "neighbours": list(_neighbours(group, missing)),
         "missing": missing,
     }
 
 
-def _by_encoder(group: Group) -> dict[tuple[str, str, int], list[Row]]:
-    encoders: dict[tuple[str, str, int], list[Row]] = {}
-    for line in group.lines:
-        for row in line.every_row:
-            encoders.setdefault((row.method, row.run, row.seed), []).append(row)
-    return encoders
-
-
-def _facts(rows: list[Row]) -> dict[str, Any]:
-    """What a reader needs to find and check one encoder."""
-    first = rows[0]
-    facts = [
-        ("method", first.method),
-        ("seed", first.seed),
-        ("backbone", first.backbone or "none"),
-        ("encoder sha256", first.encoder_sha256),
-        ("pretrained on", first.record["pretrain"].get("dataset") or "nothing"),
-        ("images seen", f"{first.images_seen:,}"),
-        ("view forwards", f"{first.view_forwards:,}"),
-    ]
-    for row in rows:
-        labels = "" if row.n_labels is None else f", {row.n_labels} labels, draw {row.draw}"
-        facts.append((f"{row.evaluator}{labels}", f"{row.top1:.2f} % (settings chosen on {row.record['chosen_on']}: {json.dumps(row.record['settings'])})"))
-    recipe = first.folder / "recipe.yaml" if first.folder else None
-    return {"name": first.run, "facts": facts, "recipe": recipe.read_text(encoding="utf-8", errors="replace") if recipe and recipe.is_file() else ""}
-
-
-def _commands(group: Group) -> Iterator[str]:
-    """Pretraining and evaluation of each encoder, as typed."""
-    for (_, run, _), rows in _by_encoder(group).items():
-        folder = rows[0].folder
-        if folder and (folder / "recipe.yaml").is_file():
-            yield shlex.join(["accelerate", "launch", "tools/pretrain.py", str(folder / "recipe.yaml")])
-            run = str(folder)
-        yield shlex.join(["python", "tools/evaluate.py", run, "--evaluators", *dict.fromkeys(row.evaluator.split("/")[0] for row in rows)])
-
-
 def _optimism(group: Group) -> list[tuple[str, list[str]]]:
-    """Best test score of any setting minus the reported one, in points, averaged: what choosing on the test set would have claimed."""
+    """Best test score of any setting minus the reported one, in points, averaged: what nobody may claim."""
     table = []
     for line in group.lines:
-        gaps = [[max(scores) - row.top1 for row in line.rows.get(column, []) if (scores := optimism(row))] for column in group.columns]
+        gaps = [
+            [max(scores) - row.top1 for row in line.rows.get(column, []) if (scores := optimism(row))]
+            for column in group.columns
+        ]
         if any(gaps):
             table.append((line.label, [f"{sum(each) / len(each):+.2f}" if each else "" for each in gaps]))
     return table
 
 
 def _curves(lines: Sequence[Line], series: dict[str, int], missing: list[str]) -> Iterator[tuple[str, str]]:
-    """A panel of losses for each line, since losses of different methods share no scale, then the figures that do."""
+    """A panel of losses for each line, since methods share no scale of loss, then the figures that do."""
     logged: list[tuple[Line, list[dict[str, Any]]]] = []
     for line in lines:
         for folder in dict.fromkeys(row.folder for row in line.every_row):
@@ -151,7 +148,10 @@ def _curves(lines: Sequence[Line], series: dict[str, int], missing: list[str]) -
 
     def points(key: str, only: Line | None = None) -> list[tuple[int, list[tuple[float, float]]]]:
         chosen = ((line, entries) for line, entries in logged if only is None or line is only)
-        found = [(series[line.label], [(x["epoch"], x[key]) for x in entries if key in x]) for line, entries in chosen]
+        found = [
+            (series[line.label], [(x["epoch"], x[key]) for x in entries if key in x])
+            for line, entries in chosen
+        ]
         return [(number, curve) for number, curve in found if curve]
 
     for line in lines:
@@ -162,15 +162,30 @@ def _curves(lines: Sequence[Line], series: dict[str, int], missing: list[str]) -
             yield title, plots.curves(runs, title)
 
 
-def _pictures(lines: Sequence[Line], missing: list[str]) -> list[gallery.Picture]:
-    """The first seed of each line; what cannot be shown is said in `missing`."""
-    pictures = []
+def _views(lines: Sequence[Line], missing: list[str]) -> Iterator[gallery.Picture]:
+    """Of the first run of each line; what cannot be shown is said in `missing`."""
     for line in lines:
-        folder = next((row.folder for row in line.every_row if row.folder), None)
-        if folder is None:
-            continue
+        if folder := next((row.folder for row in line.every_row if row.folder), None):
+            try:
+                yield gallery.views(line.label, folder)
+            except UserError as error:
+                missing.append(f"No views of {line.label}: {error.what}.")
+
+
+def _neighbours(group: Group, missing: list[str]) -> Iterator[gallery.Picture]:
+    """Of the first run of each line of frozen features; what cannot be shown is said in `missing`."""
+    config = data_config(group.dataset, origins.folders(group)) if origins.folders(group) else None
+    if config is None:
+        return
+    try:
+        data = open_data(config)
+    except UserError as error:
+        missing.append(f"No nearest neighbours: {error.what}.")
+        return
+    for line in (line for line in group.lines if line.kind != "scratch"):
+        row = line.every_row[0]
         try:
-            pictures.append(gallery.views(line.label, folder))
+            spec = origins.spec(row, group)
+            yield gallery.neighbours(line.label, spec, row, data, Context(torch.device("cpu")))
         except UserError as error:
-            missing.append(f"No views of {line.label}: {error.what}.")
-    return pictures
+            missing.append(f"No nearest neighbours of {line.label}: {error.what}.")

@@ -35,7 +35,7 @@ def student_t_interval(values: list[float], level: float = 0.95) -> Interval:
 
 
 def t_quantile(probability: float, freedom: int) -> float:
-    """The t below which Student's distribution with `freedom` degrees has `probability`, 0.5 <= probability < 1.
+    """The t below which Student's distribution of `freedom` degrees has `probability`, in [0.5, 1).
 
     Bisection on theta = atan(t / sqrt(freedom)), in which the distribution is a finite sum (Abramowitz &
     Stegun 1964, 26.7.3 and 26.7.4).
@@ -64,16 +64,16 @@ def _within(theta: float, freedom: int) -> float:
 def paired_bootstrap(
     correct_a: NDArray[Any], correct_b: NDArray[Any], seed: int = 0, samples: int = 10_000
 ) -> Difference:
-    """Resamples the test images, each with both answers, and compares accuracies: percentile interval of 95 %.
+    """Resamples the test images, each with both answers: a 95 % percentile interval of the difference.
 
-    p is twice the smaller share of resamples on one side of no difference (Efron & Tibshirani 1993, 16.4), with the
-    observed sample counted in, so it is never below 2 / (samples + 1).
+    p is twice the smaller share of resamples on one side of no difference (Efron & Tibshirani 1993, 16.4),
+    the observed sample counted in: it is never below 2 / (samples + 1).
 
     Args:
-        correct_a, correct_b: [n_test], images in the same order: right or wrong, or how often right over several runs.
+        correct_a, correct_b: [n_test], of the same images: right or wrong, or how often over several runs.
     """
     n = len(correct_a)
-    # Images with the same difference are interchangeable: a resample is one multinomial draw of how often each occurs.
+    # Images of the same difference are interchangeable: a resample is how often each difference occurs.
     values, counts = np.unique(correct_a.astype(np.float64) - correct_b, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=samples)
     points = drawn @ values * (100 / n)
@@ -88,7 +88,7 @@ def paired_bootstrap(
 
 
 def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:
-    """Exact two-sided p that a and b are right equally often, from the images where they differ (McNemar 1947)."""
+    """Exact two-sided p of a and b being right equally often, from where they differ (McNemar 1947)."""
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     differ = only_a + only_b
     tail = term = 1

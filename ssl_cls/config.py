@@ -9,8 +9,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, field, replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from annotated_types import Ge, Lt, MinLen
@@ -95,32 +96,42 @@ class Recipe:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-_ADAPTER = TypeAdapter(Recipe)
+T = TypeVar("T")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, apply `key.path=value` overrides in order (a later one wins), and check the result.
+    """Read a recipe; see `parse`."""
+    return parse(Recipe, _read(Path(path)), str(path), overrides)
+
+
+def load_spec(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Read a file that is another spec, as strictly as a recipe; see `parse`."""
+    return parse(kind, _read(Path(path)), str(path), overrides)
+
+
+def parse(kind: type[T], text: str, name: str, overrides: Sequence[str] = ()) -> T:
+    """The spec that YAML `text` says, with `key.path=value` overrides in order (a later one wins), checked as a whole.
 
     Raises:
         UserError: the file cannot be read, or the recipe is wrong. Every fault is listed: file and line (or
             number of the override), key path, what is wrong, and the nearest valid key or name.
     """
-    document = Document(_read(Path(path)), lambda line: f"{path}:{line}")
+    document = Document(text, lambda line: f"{name}:{line}")
     for number, override in enumerate(overrides, 1):
         document.override(f"override {number}", override)
     problems = list(document.problems)
     if isinstance(document.data, dict):
         try:
-            recipe = _checked(document.data)
+            checked = _checked(kind, document.data)
         except ValidationError as error:
             shown = error.errors(include_url=False)[: 2 * MAX_SHOWN]
-            for key, message in explain(shown, Recipe, document.data):
+            for key, message in explain(shown, kind, document.data):
                 # What could not be read was left empty: what follows from that is no fault of its own.
                 if not any(known.path[: len(key)] == key for known in document.problems):
                     problems.append(Problem(document.place(key), key, message))
         else:
             if not problems:
-                return recipe
+                return checked
     raise _refusal(problems)
 
 
@@ -137,9 +148,14 @@ def _reading_order(problem: Problem) -> tuple[bool, int]:
     return problem.place.startswith("override "), int(re.findall(r"\d+", problem.place)[-1])
 
 
-def _checked(raw: dict[str, Any]) -> Recipe:
+def _checked(kind: type[T], raw: dict[str, Any]) -> T:
     """JSON mode, so that lists may become tuples while `true` and "1" stay what they are."""
-    return _ADAPTER.validate_json(json.dumps(raw))
+    return _adapter(kind).validate_json(json.dumps(raw))
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
 def _read(path: Path) -> str:
@@ -181,7 +197,7 @@ def resolved(recipe: Recipe, size: int, channels: int) -> Recipe:
     side = max(size, MIN_SIDE)
     views = recipe.method.views(side, channels) if recipe.views is None else recipe.views
     sized = tuple(view if view.size else replace(view, size=side) for view in views)
-    return _checked(asdict(replace(recipe, views=sized)))
+    return _checked(Recipe, asdict(replace(recipe, views=sized)))
 
 
 def dump(recipe: Recipe) -> str:
@@ -192,7 +208,7 @@ def dump(recipe: Recipe) -> str:
 
 def identity(recipe: Recipe) -> dict[str, Any]:
     """What makes two runs the same: everything but `run`, `health`, `data.workers`; JSON types only."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(_checked(asdict(recipe)))))
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(_checked(Recipe, asdict(recipe)))))
     del plain["run"], plain["health"], plain["data"]["workers"]
     return plain
 

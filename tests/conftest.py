@@ -11,30 +11,54 @@ import pytest
 SyntheticRun = Callable[..., Path]
 
 
-@pytest.fixture()
+@pytest.fixture
 def synthetic_run(tmp_path: Path) -> SyntheticRun:
     """`synthetic_run(name, method, results)` writes a run directory and returns it.
 
-    results: dicts with `evaluator` and `correct` (bool [n_test]), and n_labels, draw, or any other key of a row.
+    results: dicts with `evaluator`, `correct` (bool [n_test]), and n_labels, draw or any other key of a row.
     """
 
-    def write(name: str, method: str, results: list[dict[str, Any]], *, labels: np.ndarray | None = None, seed: int = 0, seconds: float | None = None, **row: Any) -> Path:
+    def write(
+        name: str,
+        method: str,
+        results: list[dict[str, Any]],
+        *,
+        labels: np.ndarray | None = None,
+        seed: int = 0,
+        seconds: float | None = None,
+        **row: Any,
+    ) -> Path:
         run = tmp_path / "runs" / name
         (run / "eval" / "predictions").mkdir(parents=True)
         lines = []
         for result in results:
             correct = np.asarray(result["correct"], dtype=bool)
-            line = {
-                "run": name, "method": method, "backbone": "" if method == "pixels" else "resnet_small", "encoder_sha256": f"{name}-{seed}", "seed": seed,
-                "pretrain": {"dataset": "digits/train", "images_seen": 0, "view_forwards": 0}, "settings": {}, "dataset": "digits",
-                "n_labels": None, "draw": None, "n_train": 1437, "n_test": len(correct), "metrics": {"top1": 100 * float(correct.mean())},
-                "chosen_on": "val", "device": "cpu", **row, **{key: value for key, value in result.items() if key != "correct"},
-            }  # fmt: skip
+            line: dict[str, Any] = {
+                "run": name,
+                "method": method,
+                "backbone": "" if method == "pixels" else "resnet_small",
+                "encoder_sha256": f"{name}-{seed}",
+                "seed": seed,
+                "settings": {},
+                "dataset": "digits",
+                "pretrain": {"dataset": "digits/train", "images_seen": 0, "view_forwards": 0},
+                "n_labels": None,
+                "draw": None,
+                "n_train": 1437,
+                "n_test": len(correct),
+                "metrics": {"top1": 100 * float(correct.mean())},
+                "chosen_on": "val",
+                "device": "cpu",
+                **row,
+                **{key: value for key, value in result.items() if key != "correct"},
+            }
             lines.append(json.dumps(line))
             if labels is not None:
                 draw = "" if line["n_labels"] is None else f"-n{line['n_labels']}-d{line['draw']}"
                 answers = np.where(correct, labels, labels + 1).astype(np.int64)
-                np.save(run / "eval" / "predictions" / f"{line['evaluator'].replace('/', '-')}{draw}.npy", answers)
+                np.save(
+                    run / "eval" / "predictions" / f"{line['evaluator'].replace('/', '-')}{draw}.npy", answers
+                )
         (run / "eval" / "results.jsonl").write_text("".join(line + "\n" for line in lines))
         if seconds is not None:
             (run / "encoder").mkdir()

@@ -1,7 +1,7 @@
 """Compare encoders: python tools/compare.py RUNDIR... [--out DIR]
 
-Reads the result rows of run directories (or of committed files, results/*.jsonl) and writes the table to the terminal
-and, as comparison.md, .csv, .tex and index.html, into DIR.
+Reads the result rows of run directories (or of committed files, results/*.jsonl) and writes the table to the
+terminal and, as comparison.md, .csv, .tex and index.html, into DIR.
 """
 
 import argparse
@@ -10,9 +10,23 @@ from pathlib import Path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="+", type=Path, metavar="RUNDIR", help="an evaluated run directory, or a results file (.jsonl)")
-    parser.add_argument("--out", type=Path, default=Path("runs/comparison"), metavar="DIR", help="where the report goes (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="RUNDIR",
+        help="an evaluated run directory, or a results file (.jsonl)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/comparison"),
+        metavar="DIR",
+        help="where the report goes (default: %(default)s)",
+    )
     args = parser.parse_args()
 
     from ssl_cls.screen import guarded

@@ -92,7 +92,7 @@ def checked(args: argparse.Namespace) -> int:
 
 
 def _statistics(source: "Source", console: "Console") -> tuple[str, str]:
-    """Mean and standard deviation per channel of all pixels in [0, 1]; images of a folder count at 32 x 32."""
+    """Mean and standard deviation per channel of all pixels in [0, 1]; those of a folder at 32 x 32."""
     import torch
     from rich.progress import track
 

@@ -1,6 +1,6 @@
 """What a method is shown: python tools/views.py RECIPE [key.path=value ...] [--out views.png]
 
-A PNG with one image of the first training batch a row: the original, then each view as training draws it. For MAE also
+A PNG with an image of the first epoch a row: the original, then each view as training draws it. For MAE also
 what the mask leaves of it and, once the run has a checkpoint, what the decoder makes of that.
 """
 
@@ -67,12 +67,12 @@ def run(args: argparse.Namespace) -> None:
         if labels.ndim == 1
         else [""] * args.count
     )
-    draw(columns, names, f"{recipe.method.name} on {source.name}", args.out)
+    draw(columns, names, f"{recipe.name}: views of {source.name}", args.out)
     print(f"{args.count} images, {len(augment.views)} views of each: {args.out}")
 
 
 def originals(source: Source, batch: Batch) -> dict[str, Tensor]:
-    """The images as they are, or the central squares of images that differ in size; [B, C, s, s] in [0, 1]."""
+    """The images, or the central squares of those that differ in size: [B, C, h, w] in [0, 1]."""
     from ssl_cls.augment.augment import centre_boxes
 
     if source.size is not None:
@@ -91,7 +91,7 @@ def views(source: Source, batch: Batch) -> dict[str, Tensor]:
 
 
 def masked(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> dict[str, Tensor]:
-    """What MAE's encoder sees and, from the newest checkpoint in `folder` if there is one, what its decoder answers."""
+    """What MAE's encoder sees and, if `folder` holds a checkpoint, what its decoder answers."""
     from ssl_cls import checkpoint, trainer
     from ssl_cls.clock import Clock
     from ssl_cls.errors import UserError
@@ -116,7 +116,10 @@ def masked(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> dict[s
     left, answer = method.reconstruct(batch, Clock(step, planned.total_steps, planned.steps_per_epoch))
     columns = {f"visible\n{1 - method.num_masked / method.num_patches:.0%} of patches": _pixels(left, source)}
     if saved is not None:
-        columns[f"reconstruction\nafter step {step:,}"] = _pixels(answer, source)
+        given = (
+            "\npatch mean and std given" if method.config.norm_pixels else ""
+        )  # only deviations were learnt
+        columns[f"reconstruction, step {step:,}{given}"] = _pixels(answer, source)
     return columns
 
 
@@ -160,7 +163,7 @@ def draw(columns: dict[str, Tensor], names: list[str], title: str, out: Path) ->
         grid[row, 0].set_ylabel(
             name, fontsize=8, rotation=0, horizontalalignment="right", verticalalignment="center"
         )
-    figure.savefig(out, dpi=120, metadata={"Software": None})
+    figure.savefig(out, dpi=150, metadata={"Software": None})
     plt.close(figure)
 
 

@@ -23,13 +23,12 @@ def resample(pixels: Tensor, geometry: Geometry, size: int, interpolation: str) 
         interpolation: "bilinear" or "bicubic".
     """
     b, c, height, width = pixels.shape
-    top, left, h, w = geometry.box.to(pixels.device).T
+    top, left, h, w = _sent(geometry.box, pixels).T
     vertical = _centres(top, h, size, height)
     horizontal = _centres(left, w, size, width)
-    horizontal = torch.where(geometry.flip.to(pixels.device)[:, None], horizontal.flip(1), horizontal)
-    rows = (
-        pixels.float().transpose(1, 2).reshape(b, height * c, width)
-    )  # a row's channels side by side: two plain bmm
+    horizontal = torch.where(_sent(geometry.flip, pixels)[:, None], horizontal.flip(1), horizontal)
+    # A row's channels side by side, so that both axes are one plain bmm: broadcasting would copy the matrices.
+    rows = pixels.float().transpose(1, 2).reshape(b, height * c, width)
     across = torch.bmm(rows, _filter(horizontal, left, w, width, interpolation).transpose(1, 2))
     down = torch.bmm(_filter(vertical, top, h, height, interpolation), across.view(b, height, c * size))
     images = down.view(b, size, c, size).transpose(1, 2).contiguous().div_(255)
@@ -73,7 +72,7 @@ def _cubic(t: Tensor) -> Tensor:
 
 def _rotate(images: Tensor, angle: Tensor) -> Tensor:
     """Each image about its centre by its own angle (degrees, counter-clockwise), bilinear, zeros outside."""
-    radians = (angle * (math.pi / 180)).to(images.device)
+    radians = _sent(angle * (math.pi / 180), images)
     cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
     affine = torch.stack((cos, -sin, zero, sin, cos, zero), 1).view(-1, 2, 3)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
@@ -83,7 +82,7 @@ def _rotate(images: Tensor, angle: Tensor) -> Tensor:
 def recolour(images: Tensor, colour: Colour) -> Tensor:
     """Jitter, gray, blur, solarize of float [B, C, s, s] in [0, 1]; `images` itself is changed and returned.
 
-    Saturation, hue and gray act on three channels only. Draws that are on the CPU make no GPU wait.
+    Saturation, hue and gray act on three channels only. With draws on the CPU no GPU is waited for.
     """
     neutral = colour.factors.new_tensor((1.0, 1.0, 1.0, 0.0))
     if bool((colour.factors != neutral).any()):
@@ -91,7 +90,7 @@ def recolour(images: Tensor, colour: Colour) -> Tensor:
     if images.shape[1] == 3 and len(chosen := _where(colour.gray, images)):
         images[chosen] = luminance(images[chosen]).expand(-1, 3, -1, -1)
     if len(chosen := _where(colour.sigma > 0, images)):
-        images[chosen] = _blur(images[chosen], colour.sigma.to(images.device)[chosen])
+        images[chosen] = _blur(images[chosen], _sent(colour.sigma, images)[chosen])
     if len(chosen := _where(colour.solarize, images)):
         some = images[chosen]
         images[chosen] = torch.where(some >= 0.5, 1 - some, some)
@@ -99,7 +98,12 @@ def recolour(images: Tensor, colour: Colour) -> Tensor:
 
 
 def _where(mask: Tensor, images: Tensor) -> Tensor:
-    return mask.nonzero()[:, 0].to(images.device)
+    return _sent(mask.nonzero()[:, 0], images)
+
+
+def _sent(drawn: Tensor, images: Tensor) -> Tensor:
+    """To the device of `images`, without waiting for what that device still has to do."""
+    return drawn.to(images.device, non_blocking=True)
 
 
 def luminance(images: Tensor) -> Tensor:
@@ -120,17 +124,16 @@ def _jitter(images: Tensor, order: Tensor, factors: Tensor) -> None:
     for operation in order.unbind(1):
         factor = factors.gather(1, operation[:, None])[:, 0]
         blend = torch.where(operation == _HUE, 1.0, factor)
-        rest = torch.stack(
-            (blend, (1 - blend) * (operation == _CONTRAST), (1 - blend) * (operation == _SATURATION))
-        )
-        factor_, to_mean, to_gray = rest.to(images.device)[:, :, None, None, None]
+        rest = 1 - blend
+        weights = torch.stack((blend, rest * (operation == _CONTRAST), rest * (operation == _SATURATION)))
+        own, to_mean, to_gray = _sent(weights, images)[:, :, None, None, None]
         gray = luminance(images) if is_rgb else images
         reference = gray.mean((1, 2, 3), keepdim=True).mul_(to_mean)
         if is_rgb:
             reference = gray.mul_(to_gray).add_(reference)
-        images.mul_(factor_).add_(reference).clamp_(0, 1)
+        images.mul_(own).add_(reference).clamp_(0, 1)
         if is_rgb and len(chosen := _where((operation == _HUE) & (factor != 0), images)):
-            images[chosen] = _turn_hue(images[chosen], factor.to(images.device)[chosen])
+            images[chosen] = _turn_hue(images[chosen], _sent(factor, images)[chosen])
 
 
 def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
@@ -148,9 +151,7 @@ def _turn_hue(images: Tensor, turn: Tensor) -> Tensor:
     hue.div_(chroma.clamp(min=1e-12)).add_(6 * turn[:, None, None]).remainder_(6)
     ceiling = highest.add_(chroma)
     for plane, complement in zip(planes, (3, 5, 1), strict=True):
-        nearness = (
-            (hue - complement).abs_().sub_(3).abs_().clamp_(1, 2)
-        )  # 3 - distance around the circle, cut to 1..2
+        nearness = (hue - complement).abs_().sub_(3).abs_().clamp_(1, 2)  # 3 - distance around the circle
         torch.addcmul(ceiling, nearness, chroma, value=-1, out=plane)
     return planes.transpose(0, 1)
 
@@ -173,5 +174,6 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """(images - mean) / std per channel; `images` itself is changed and returned."""
-    shape = (1, len(mean), 1, 1)
-    return images.sub_(images.new_tensor(mean).view(shape)).div_(images.new_tensor(std).view(shape))
+    for plane, m, s in zip(images.unbind(1), mean, std, strict=True):
+        plane.sub_(m).div_(s)
+    return images

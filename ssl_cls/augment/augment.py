@@ -26,9 +26,9 @@ class Augment:
     def boxes(self, key: DrawKey, index: Tensor, sizes: Tensor) -> list[Tensor]:
         """What a file source cuts from images of `sizes` (int64 [B, 2]): float32 [B, 4] a view."""
         index, sizes = index.cpu(), sizes.cpu()
-        whole = torch.cat((torch.zeros_like(sizes), sizes), 1).float()
+        all_of_it = torch.cat((torch.zeros_like(sizes), sizes), 1).float()
         return [
-            whole if view.scale is None else geometry(view, key, index, number, sizes).box
+            all_of_it if view.scale is None else geometry(view, key, index, number, sizes).box
             for number, view in enumerate(self.views)
         ]
 
@@ -72,7 +72,7 @@ def _size(view: View) -> int:
 def _flipped(crop: Tensor, drawn: Geometry) -> Tensor:
     """Crops that a source has already resized, as float, left and right exchanged where drawn."""
     images = crop.float().div_(255)
-    chosen = drawn.flip.nonzero()[:, 0].to(images.device)
+    chosen = drawn.flip.nonzero()[:, 0].to(images.device, non_blocking=True)
     images[chosen] = images[chosen].flip(3)
     return images
 

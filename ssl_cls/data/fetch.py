@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
@@ -52,8 +53,8 @@ def from_mirrors(data: Published, into: Path) -> None:
                 with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=_CONNECT_SECONDS) as answer:
                     _copy(answer, into / f"{name}.gz", at_most=file.size + _CHUNK)
             return
-        except OSError as error:
-            failure = error
+        except (OSError, HTTPException) as error:
+            failure = OSError(f"{mirror}: {error}")
     raise failure
 
 

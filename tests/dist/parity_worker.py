@@ -14,7 +14,7 @@ STEPS = 5
 
 
 def main(out: str, dtype: str, recipe_file: str, overrides: list[str]) -> None:
-    torch.set_default_dtype(getattr(torch, dtype))
+    number_type = getattr(torch, dtype)
     recipe = config.load(recipe_file, overrides)
     accelerator = launch.start("fp32")
     torch.set_num_threads(1)
@@ -22,16 +22,16 @@ def main(out: str, dtype: str, recipe_file: str, overrides: list[str]) -> None:
     source = catalog.open(recipe.data, "train")
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
     planned = trainer.plan(recipe, source, ranks)
-    step = trainer.Step(recipe, trainer.build_method(recipe, source, planned), planned, accelerator)
+    step = trainer.Step(recipe, trainer.build_method(recipe, source, planned).to(number_type), planned, accelerator)
     stream = trainer.build_stream(recipe, source, planned, accelerator.device, rank, ranks, step.method.needs_labels)
     tensors, losses, seen = {}, [], []
     for number, batches in enumerate(stream.batches(0, STEPS)):
-        batches = [b._replace(views={k: [v.to(torch.get_default_dtype()) for v in vs] for k, vs in b.views.items()}) for b in batches]
+        batches = [b._replace(views={k: [v.to(number_type) for v in vs] for k, vs in b.views.items()}) for b in batches]
         outputs, _, norm = step(batches, Clock(number, STEPS, planned.steps_per_epoch))
         losses.append(torch.stack([trainer.ranks.mean(torch.stack([o.loss for o in outputs]).mean()), norm]))
-        seen += [view for batch in batches for views in batch.views.values() for view in views]
+        seen.append(torch.cat([torch.stack(batch.views["global"]) for batch in batches], dim=1))  # [views, images, C, H, W]
     tensors["losses"] = torch.stack(losses)
-    tensors[f"views{rank}"] = torch.cat(seen)
+    tensors["views"] = torch.stack(seen)
     if rank == 0:
         tensors |= {f"model/{k}": v.contiguous() for k, v in step.method.state_dict().items()}
         tensors |= {f"optim/{k}": v.contiguous() for k, v in optimizer_tensors(step.optimizer, step.method).items()}

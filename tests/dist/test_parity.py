@@ -33,8 +33,8 @@ def run(folder: Path, recipe: str, dtype: str, optimizer: str, processes: int, *
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [load_file(f"{out}.{rank}") for rank in range(processes)]
-    views = [part for number in range(5) for rank, tensors in enumerate(ranks) for part in [tensors[f"views{rank}"].chunk(5)[number]]]
-    return {**{k: v for k, v in ranks[0].items() if not k.startswith("views")}, "views": torch.cat(views)}
+    views = torch.cat([tensors["views"] for tensors in ranks], dim=2)  # [steps, views, images, C, H, W]
+    return {**ranks[0], "views": views}
 
 
 def compare(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -> None:

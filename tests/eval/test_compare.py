@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from eval.compare import Group, compare
-from eval.rows import Row
+from eval.record import Row
 from eval.verdict import notes, verdict
 from ssl_cls.errors import UserError
 
@@ -21,14 +21,37 @@ def correct(count: int, start: int = 0) -> np.ndarray:
     return np.roll(np.arange(N) < count, start)
 
 
-def row(method: str, evaluator: str, right: np.ndarray | None, *, seed: int = 0, top1: float | None = None, **changes: Any) -> Row:
+def row(
+    method: str,
+    evaluator: str,
+    right: np.ndarray | None,
+    *,
+    seed: int = 0,
+    top1: float | None = None,
+    **changes: Any,
+) -> Row:
+    pretrained = method not in ("pixels", "random")
     values: dict[str, Any] = {
-        "run": f"{method}_recipe-seed{seed}", "method": method, "backbone": "" if method == "pixels" else "resnet_small", "encoder_sha256": f"{method}{seed}",
-        "seed": seed, "images_seen": 0 if method in ("pixels", "random") else 5000, "view_forwards": 0 if method in ("pixels", "random") else 10_000,
-        "evaluator": evaluator, "dataset": "fashion_mnist", "n_labels": None, "draw": None, "n_train": 60_000, "n_test": N,
-        "top1": top1 if right is None else 100 * float(right.mean()), "seconds": None, "correct": right, "where": f"{method}{seed}:1", "folder": None,
+        "run": f"{method}_recipe-seed{seed}",
+        "method": method,
+        "seed": seed,
+        "backbone": "" if method == "pixels" else "resnet_small",
+        "encoder_sha256": f"{method}{seed}",
+        "images_seen": 5000 * pretrained,
+        "view_forwards": 10_000 * pretrained,
+        "seconds": None,
+        "evaluator": evaluator,
+        "dataset": "fashion_mnist",
+        "n_labels": None,
+        "draw": None,
+        "n_train": 60_000,
+        "n_test": N,
+        "top1": top1 if right is None else 100 * float(right.mean()),
+        "correct": right,
+        "where": f"{method}{seed}:1",
+        "folder": None,
         "record": {"device": "cpu"},
-    }  # fmt: skip
+    }
     return Row(**{**values, **changes})
 
 
@@ -47,19 +70,21 @@ def line(group: Group, label: str) -> Any:
 
 def test_a_cell_is_the_mean_over_seeds_and_draws_with_student_s_interval() -> None:
     counts = {(seed, draw): 700 + 13 * seed - 5 * draw for seed in range(3) for draw in range(2)}
-    group = only(finetuned("simclr", correct(count), seed=seed, draw=draw) for (seed, draw), count in counts.items())
+    group = only(
+        finetuned("simclr", correct(count), seed=seed, draw=draw) for (seed, draw), count in counts.items()
+    )
     values = [count / 10 for count in counts.values()]
     low, high = scipy_stats.t.interval(0.95, 5, np.mean(values), scipy_stats.sem(values))
     (cell,) = line(group, "simclr").cells.values()
     assert cell.mean == pytest.approx(np.mean(values))
-    assert cell.half == pytest.approx((high - low) / 2, abs=1e-8)
+    assert cell.half_width == pytest.approx((high - low) / 2, abs=1e-8)
     assert cell.n == 6
 
 
 def test_a_single_value_shows_no_interval() -> None:
     group = only([row("simclr", "knn/v1", correct(800))])
     (cell,) = line(group, "simclr").cells.values()
-    assert (cell.half, cell.n) == (None, 1)
+    assert (cell.half_width, cell.n) == (None, 1)
     assert any("single run" in note for note in notes(group))
 
 
@@ -67,23 +92,42 @@ def test_lines_stand_in_order_and_supervised_has_no_few_label_cells() -> None:
     methods = ("supervised", "random", "mae", "pixels", "simclr")
     rows = [row(method, "knn/v1", correct(800)) for method in methods]
     rows += [finetuned(method, correct(810)) for method in ("supervised", "random", "mae")]
-    rows += [row(method, "fewlabel/v1", correct(700), n_labels=n, draw=0, n_train=n) for method in methods for n in (600, 100)]
+    rows += [
+        row(method, "fewlabel/v1", correct(700), n_labels=n, draw=0, n_train=n)
+        for method in methods
+        for n in (600, 100)
+    ]
     group = only(rows)
-    assert [line.label for line in group.lines] == ["pixels", "random", "mae", "simclr", "scratch", "supervised"]
-    assert [column.title for column in group.columns] == ["kNN", "linear, 100 labels", "linear, 600 labels", "fine-tuned, 600 labels"]
+    assert [line.label for line in group.lines] == [
+        "pixels",
+        "random",
+        "mae",
+        "simclr",
+        "scratch",
+        "supervised",
+    ]
+    assert [column.title for column in group.columns] == [
+        "kNN",
+        "linear, 100 labels",
+        "linear, 600 labels",
+        "fine-tuned, 600 labels",
+    ]
     assert [column.title for column in line(group, "supervised").cells] == ["kNN"]
     assert [column.title for column in line(group, "scratch").cells] == ["fine-tuned, 600 labels"]
 
 
 def test_rows_are_paired_by_seed_and_draw() -> None:
-    """Seeds differ by far more than the methods do; each pair differs in exactly 20 images, always in the same sense."""
+    """Seeds differ by far more than methods do; each pair differs in exactly 20 images, in the same sense."""
     rows = []
     for seed, start in enumerate((0, 300, 600)):
-        rows += [finetuned("simclr", correct(820, start), seed=seed), finetuned("random", correct(800, start), seed=seed)]
+        rows += [
+            finetuned("simclr", correct(820, start), seed=seed),
+            finetuned("random", correct(800, start), seed=seed),
+        ]
     (test,) = only(rows).differences
     assert (test.line, test.against, test.n) == ("simclr", "scratch", 3)
     assert test.points == pytest.approx(2.0)
-    assert test.half == pytest.approx(0.0)
+    assert test.half_width == pytest.approx(0.0)
     assert 0 < test.low < 2 < test.high
     assert test.outcome == "better"
 
@@ -96,12 +140,14 @@ def test_equal_predictions_differ_by_nothing() -> None:
 def test_draws_that_are_not_shared_are_not_paired() -> None:
     group = only([finetuned("simclr", correct(820), draw=0), finetuned("random", correct(800), draw=1)])
     assert not group.differences
-    assert any("No paired test of simclr against scratch" in note for note in notes(group))
+    assert any("Not every paired test of simclr against scratch" in note for note in notes(group))
 
 
 def test_a_baseline_without_that_seed_stands_with_the_mean_of_its_seeds() -> None:
     """Pixels have one seed, and every seed of a method is compared with it."""
-    rows = [row("simclr", "linear/v1", correct(880 + 10 * seed), seed=seed) for seed in range(3)] + [row("pixels", "linear/v1", correct(845))]
+    rows = [row("simclr", "linear/v1", correct(880 + 10 * seed), seed=seed) for seed in range(3)] + [
+        row("pixels", "linear/v1", correct(845))
+    ]
     (test,) = only(rows).differences
     assert (test.against, test.n) == ("pixels", 3)
     assert test.points == pytest.approx(89.0 - 84.5)
@@ -111,10 +157,16 @@ def test_the_interval_over_images_is_the_bootstrap_s() -> None:
     """Against scipy's own paired bootstrap of the mean difference over two seeds."""
     rng = np.random.default_rng(0)
     ours, theirs = rng.random((2, N)) < 0.83, rng.random((2, N)) < 0.80
-    rows = [finetuned(method, right[seed], seed=seed) for seed in range(2) for method, right in (("simclr", ours), ("random", theirs))]
+    rows = [
+        finetuned(method, right[seed], seed=seed)
+        for seed in range(2)
+        for method, right in (("simclr", ours), ("random", theirs))
+    ]
     (test,) = only(rows).differences
     delta = 100 * (ours.mean(0) - theirs.mean(0))
-    oracle = scipy_stats.bootstrap((delta,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(1)).confidence_interval
+    oracle = scipy_stats.bootstrap(
+        (delta,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(1)
+    ).confidence_interval
     assert test.low == pytest.approx(oracle.low, abs=0.1)
     assert test.high == pytest.approx(oracle.high, abs=0.1)
 
@@ -124,21 +176,50 @@ def test_versions_data_sets_and_backbones_are_never_mixed() -> None:
     group = only(rows)
     assert [column.evaluator for column in group.columns] == ["knn/v1", "knn/v2"]
     assert any("versions" in note for note in notes(group))
-    groups = compare([*rows, row("simclr", "knn/v1", correct(700), dataset="digits"), row("mae", "knn/v1", correct(700), backbone="vit")])
-    assert [(group.dataset, group.backbone) for group in groups] == [("fashion_mnist", "resnet_small"), ("digits", "resnet_small"), ("fashion_mnist", "vit")]
+    groups = compare(
+        [
+            *rows,
+            row("simclr", "knn/v1", correct(700), dataset="digits"),
+            row("mae", "knn/v1", correct(700), backbone="vit"),
+        ]
+    )
+    assert [(group.dataset, group.backbone) for group in groups] == [
+        ("fashion_mnist", "resnet_small"),
+        ("digits", "resnet_small"),
+        ("fashion_mnist", "vit"),
+    ]
 
 
 def test_pixels_stand_in_every_group_of_their_data_set_and_alone_where_there_is_none() -> None:
-    pixels = [row("pixels", "knn/v1", correct(860), dataset=dataset) for dataset in ("fashion_mnist", "digits")]
-    groups = compare([*pixels, *(row("simclr", "knn/v1", correct(870), backbone=backbone) for backbone in ("a", "b"))])
+    pixels = [
+        row("pixels", "knn/v1", correct(860), dataset=dataset) for dataset in ("fashion_mnist", "digits")
+    ]
+    groups = compare(
+        [*pixels, *(row("simclr", "knn/v1", correct(870), backbone=backbone) for backbone in ("a", "b"))]
+    )
     found = [(group.dataset, group.backbone, [line.label for line in group.lines]) for group in groups]
-    assert found == [("fashion_mnist", "a", ["pixels", "simclr"]), ("fashion_mnist", "b", ["pixels", "simclr"]), ("digits", "", ["pixels"])]
+    assert found == [
+        ("fashion_mnist", "a", ["pixels", "simclr"]),
+        ("fashion_mnist", "b", ["pixels", "simclr"]),
+        ("digits", "", ["pixels"]),
+    ]
 
 
 def test_rows_scored_on_different_images_are_refused() -> None:
     for change in ({"n_test": N - 1}, {"n_train": 54_000}):
         with pytest.raises(UserError, match="not scored on the same data"):
-            compare([row("simclr", "knn/v1", None, top1=80.0), row("mae", "knn/v1", None, top1=81.0, **change)])
+            compare(
+                [row("simclr", "knn/v1", None, top1=80.0), row("mae", "knn/v1", None, top1=81.0, **change)]
+            )
+
+
+def test_rows_of_another_specification_are_refused_and_more_draws_are_not() -> None:
+    def told(method: str, **spec: object) -> Row:
+        return finetuned(method, correct(800), record={"device": "cpu", "spec": {"steps": 300, **spec}})
+
+    compare([told("simclr", n_labels=600, draws=[0]), told("random", n_labels=100, draws=[0, 1])])
+    with pytest.raises(UserError, match="not evaluated in the same way"):
+        compare([told("simclr"), told("random", steps=3000)])
 
 
 def test_the_same_row_twice_counts_once_and_a_contradiction_is_refused() -> None:
@@ -159,7 +240,10 @@ def test_recipes_and_budgets_of_one_method_are_lines_of_their_own() -> None:
     assert any(note.startswith("Unequal budgets") and "9,000" in note for note in notes(group))
 
 
-@pytest.mark.parametrize(("n", "right", "refused"), [(600, 796, True), (600, 797, False), (100, 724, True), (100, 725, False), (300, 100, False)])
+@pytest.mark.parametrize(
+    ("n", "right", "refused"),
+    [(600, 796, True), (600, 797, False), (100, 724, True), (100, 725, False), (300, 100, False)],
+)
 def test_a_broken_baseline_is_refused(n: int, right: int, refused: bool) -> None:
     group = only([finetuned("simclr", correct(999), n), finetuned("random", correct(right), n)])
     (test,) = group.differences
@@ -170,42 +254,67 @@ def test_a_broken_baseline_is_refused(n: int, right: int, refused: bool) -> None
 
 def test_the_floor_is_the_small_cnn_s_on_fashion_mnist_only() -> None:
     for change in ({"backbone": "vit"}, {"dataset": "digits"}):
-        (test,) = only([finetuned("simclr", correct(500), **change), finetuned("random", correct(400), **change)]).differences
+        (test,) = only(
+            [finetuned("simclr", correct(500), **change), finetuned("random", correct(400), **change)]
+        ).differences
         assert not test.refused
 
 
 def _answer(*pairs: tuple[int, int]) -> str:
     seeds = enumerate(pairs)
-    return verdict(only(x for seed, (a, b) in seeds for x in (finetuned("mae", correct(a), seed=seed), finetuned("random", correct(b), seed=seed)))).state
+    return verdict(
+        only(
+            x
+            for seed, (a, b) in seeds
+            for x in (finetuned("mae", correct(a), seed=seed), finetuned("random", correct(b), seed=seed))
+        )
+    ).state
 
 
 def test_the_answer_needs_images_and_seeds_to_agree() -> None:
     assert _answer((850, 800), (852, 801), (853, 800)) == "yes"
     assert _answer((800, 850), (801, 852), (800, 853)) == "no"
     assert _answer((801, 800), (801, 800)) == "open"  # too few images differ
-    assert _answer((900, 800), (800, 840), (905, 800)) == "open"  # the mean is far above zero, but one seed is not
+    assert (
+        _answer((900, 800), (800, 840), (905, 800)) == "open"
+    )  # the mean is far above zero, but one seed is not
 
 
 def test_the_answer_is_against_scratch_alone() -> None:
-    group = only([row("simclr", "linear/v1", correct(950)), row("random", "linear/v1", correct(500)), row("supervised", "linear/v1", correct(400))])
+    group = only(
+        [
+            row("simclr", "linear/v1", correct(950)),
+            row("random", "linear/v1", correct(500)),
+            row("supervised", "linear/v1", correct(400)),
+        ]
+    )
     assert verdict(group).state == "unanswered"
     assert [test.against for test in group.differences] == ["random"]
     assert any("No scratch baseline" in note for note in notes(group))
 
 
 def test_equal_images_are_said_not_to_be_equal_compute() -> None:
-    group = only([row("simclr", "knn/v1", correct(800)), row("supervised", "knn/v1", correct(900), view_forwards=5000)])
+    group = only(
+        [row("simclr", "knn/v1", correct(800)), row("supervised", "knn/v1", correct(900), view_forwards=5000)]
+    )
     assert any("not equal compute" in note for note in notes(group))
     assert not any("Unequal budgets" in note for note in notes(group))
 
 
 def test_seconds_are_the_mean_over_runs_not_over_rows() -> None:
-    rows = [row("mae", evaluator, correct(800), seed=0, seconds=10.0) for evaluator in ("knn/v1", "linear/v1")]
+    rows = [
+        row("mae", evaluator, correct(800), seed=0, seconds=10.0) for evaluator in ("knn/v1", "linear/v1")
+    ]
     assert only([*rows, row("mae", "knn/v1", correct(800), seed=1, seconds=40.0)]).lines[0].seconds == 25.0
 
 
 def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
-    rows = [finetuned(method, correct(800 + 7 * seed + 3 * draw), seed=seed, draw=draw) for method in ("mae", "random") for seed in (0, 1, 2) for draw in (0, 1)]
+    rows = [
+        finetuned(method, correct(800 + 7 * seed + 3 * draw), seed=seed, draw=draw)
+        for method in ("mae", "random")
+        for seed in (0, 1, 2)
+        for draw in (0, 1)
+    ]
     reference, turned = only(rows), only(rows[::-1])
     assert turned.differences == reference.differences
     assert [line.cells for line in turned.lines] == [line.cells for line in reference.lines]

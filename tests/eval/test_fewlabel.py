@@ -110,7 +110,7 @@ def test_only_the_drawn_labels_have_a_say(tmp_path: Path, context: Context) -> N
 
 
 def test_labels_without_meaning_give_chance(tmp_path: Path, context: Context) -> None:
-    data = _data()
+    data = _data(noise=2000.0)  # no clusters either, with which a few labels could agree by chance
     noise = torch.randint(0, CLASSES, (500,), generator=torch.Generator().manual_seed(5))
     train, val = data.train, data.val
     shuffled = replace(
@@ -120,7 +120,7 @@ def test_labels_without_meaning_give_chance(tmp_path: Path, context: Context) ->
     )
     results = FewLabel(n_labels=(100,), draws=(0, 1, 2)).run(_encoder(tmp_path), shuffled, context)
     mean = sum(r.metrics["top1"] for r in results) / 3
-    assert mean == pytest.approx(100 / CLASSES, abs=10)
+    assert mean == pytest.approx(100 / CLASSES, abs=5)
     strongest = max(o["settings"]["weight_decay"] for o in results[0].optimism)
     assert all(r.settings["weight_decay"] == strongest for r in results)
 

@@ -1,0 +1,147 @@
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eval.base import Context, Encoder, EvalData, Provenance
+from eval.finetune import Classifier, FineTune
+from ssl_cls.backbone import Backbone, BackboneConfig, build
+from ssl_cls.data.arrays import Arrays
+from ssl_cls.errors import UserError
+
+CLASSES, SIDE, TEST = 3, 12, 150
+QUICK = FineTune(n_labels=30, learning_rates=(1e-2,), steps=20, batch_size=16)
+
+
+def _bars(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A bright bar at one of three heights on noise: uint8 [n, 1, SIDE, SIDE], int64 [n]. Flips keep the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % CLASSES
+    images = torch.randint(0, 120, (n, 1, SIDE, SIDE), generator=generator)
+    for row in range(2):
+        images[torch.arange(n), 0, 2 + 4 * labels + row] += 100
+    return images.to(torch.uint8), labels
+
+
+def _source(split: str, images: Tensor, labels: Tensor) -> Arrays:
+    return Arrays(f"bars/{split}", images, labels, ["top", "middle", "bottom"], (0.3,), (0.2,))
+
+
+def _data(test_shift: int = 0) -> EvalData:
+    images, labels = _bars(TEST, 3)
+    test = _source("test", images, (labels + test_shift) % CLASSES)
+    return EvalData("bars", _source("train", *_bars(90, 1)), _source("val", *_bars(30, 2)), test, CLASSES)
+
+
+def _backbone(seed: int) -> Backbone:
+    torch.manual_seed(seed)
+    return build(BackboneConfig("resnet_small", pooling="avg2x2", args={"channels": (8, 16)}), 1, SIDE)
+
+
+def _encoder(network: nn.Module, out: Path) -> Encoder:
+    return Encoder(network, SIDE, 1, (0.3,), (0.2,), "00", Provenance("random:resnet_small", "random", "", 0), out)
+
+
+def _hash(network: nn.Module) -> str:
+    digest = hashlib.sha256(repr([p.requires_grad for p in network.parameters()]).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture()
+def context(tmp_path: Path) -> Context:
+    return Context(torch.device("cpu"), cache=tmp_path / "features")
+
+
+def test_it_learns_and_leaves_the_encoder_alone(tmp_path: Path, context: Context) -> None:
+    network = _backbone(0)
+    before, random_state = _hash(network), torch.random.get_rng_state()
+    (result,) = QUICK.run(_encoder(network, tmp_path), _data(), context)
+    assert _hash(network) == before
+    assert torch.random.get_rng_state().equal(random_state)
+    assert result.metrics["top1"] > 90
+    assert result.metrics["top1"] == pytest.approx(
+        100 * (result.predictions == _bars(TEST, 3)[1]).double().mean().item()
+    )
+    assert (result.n_labels, result.draw, result.n_train, result.n_test) == (30, 0, 30, TEST)
+
+
+def test_a_frozen_encoder_is_fine_tuned_like_any_other(tmp_path: Path, context: Context) -> None:
+    brief = replace(QUICK, steps=6)
+    (free,) = brief.run(_encoder(_backbone(0), tmp_path), _data(), context)
+    (frozen,) = brief.run(_encoder(_backbone(0).requires_grad_(False).eval(), tmp_path), _data(), context)
+    assert frozen.predictions.equal(free.predictions)
+
+
+def test_same_seed_and_draw_same_predictions(tmp_path: Path, context: Context) -> None:
+    evaluator = replace(QUICK, steps=6, draws=(0, 1))
+    encoder = _encoder(_backbone(0), tmp_path)
+    first = evaluator.run(encoder, _data(), context)
+    torch.manual_seed(123)
+    again = evaluator.run(encoder, _data(), context)
+    assert [a.metrics for a in again] == [f.metrics for f in first]
+    assert all(a.predictions.equal(f.predictions) for a, f in zip(again, first, strict=True))
+    (alone,) = replace(evaluator, draws=(1,)).run(encoder, _data(), context)
+    assert alone.metrics == first[1].metrics != first[0].metrics
+    (other,) = replace(evaluator, draws=(0,)).run(encoder, _data(), replace(context, seed=1))
+    assert other.metrics != first[0].metrics
+
+
+def test_it_starts_from_the_encoder_and_moves_every_tensor(tmp_path: Path, context: Context) -> None:
+    """The copy is the encoder's, not a fresh network's, in each weight; the head is new; training reaches all of them."""
+    network, fresh = _backbone(0), _backbone(1)
+    for module in (network, fresh):
+        for p in module.parameters():  # fresh norm layers are alike
+            p.data += 0.1 * torch.randn_like(p)
+    model = Classifier(network, CLASSES, torch.zeros(1, 1, SIDE, SIDE))
+    for (name, got), given, other in zip(
+        model.network.state_dict().items(), network.state_dict().values(), fresh.state_dict().values(), strict=True
+    ):
+        assert got.equal(given)
+        assert not got.is_floating_point() or "running" in name or not got.equal(other)
+    assert {name for name, _ in model.named_parameters() if not name.startswith("network.")} == {"head.weight", "head.bias"}
+    assert not model.head.weight.any()
+
+    data = _data()
+    trained = QUICK.train(_encoder(network, tmp_path), CLASSES, data.train, 1e-2, 0, context.device)
+    assert not trained.training
+    for (name, after), before in zip(trained.network.named_parameters(), network.parameters(), strict=True):
+        assert not after.equal(before), name
+
+
+def test_what_it_starts_from_matters(tmp_path: Path, context: Context) -> None:
+    first, second = (
+        replace(QUICK, steps=4).run(_encoder(_backbone(seed), tmp_path), _data(), context)[0] for seed in (0, 1)
+    )
+    assert first.metrics != second.metrics
+
+
+def test_test_labels_choose_nothing(tmp_path: Path, context: Context) -> None:
+    encoder = _encoder(_backbone(0), tmp_path)
+    (honest,) = QUICK.run(encoder, _data(), context)
+    (attacked,) = QUICK.run(encoder, _data(test_shift=1), context)
+    assert attacked.predictions.equal(honest.predictions)
+    assert attacked.settings == honest.settings
+    assert attacked.metrics["top1"] < 10
+
+
+def test_the_search_drops_a_hopeless_rate(tmp_path: Path, context: Context) -> None:
+    evaluator = replace(QUICK, learning_rates=(1e-7, 1e-2, 1e-6))
+    (result,) = evaluator.run(_encoder(_backbone(0), tmp_path), _data(), context)
+    assert result.settings["learning_rate"] == 1e-2
+    assert [o["settings"]["learning_rate"] for o in result.optimism] == [1e-7, 1e-2, 1e-6, 1e-2]
+    assert max(o["top1"] for o in result.optimism) >= result.metrics["top1"]
+
+
+def test_pixels_have_nothing_to_tune(tmp_path: Path, context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    assert FineTune().run(_encoder(nn.Flatten(), tmp_path), _data(), context) == []
+    assert "no weights to fine-tune" in caplog.text
+
+
+def test_more_labels_than_there_are_is_refused(tmp_path: Path, context: Context) -> None:
+    with pytest.raises(UserError, match="120 labelled"):
+        FineTune(n_labels=600).run(_encoder(_backbone(0), tmp_path), _data(), context)

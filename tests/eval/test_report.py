@@ -1,4 +1,4 @@
-"""The outputs: the same numbers in each form, hostile names harmless in all of them, the page self-contained."""
+"""The outputs: the same numbers in each form, hostile names harmless in all, the page self-contained."""
 
 import csv
 import io
@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from eval import report, tables
-from eval.compare import Group, compare
 from eval import rows as rows_module
+from eval.compare import Group, compare
 from eval.rows import collect, export
 from ssl_cls.errors import UserError
 
@@ -44,27 +44,48 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _results(rng: np.random.Generator, level: float) -> list[dict[str, Any]]:
-    cells = [("knn/v1", None, None), ("linear/v1", None, None), ("finetune/v1", 100, 0), ("finetune/v1", 100, 1)]
-    return [{"evaluator": name, "n_labels": n, "draw": draw, "correct": rng.random(360) < level} for name, n, draw in cells]
+    cells = [
+        ("knn/v1", None, None),
+        ("linear/v1", None, None),
+        ("finetune/v1", 100, 0),
+        ("finetune/v1", 100, 1),
+    ]
+    return [
+        {"evaluator": name, "n_labels": n, "draw": draw, "correct": rng.random(360) < level}
+        for name, n, draw in cells
+    ]
 
 
-@pytest.fixture()
+@pytest.fixture
 def sources(synthetic_run: Callable[..., Path]) -> Callable[..., list[Path]]:
     """Two seeds of a method and of its baselines, with predictions, logs and every setting's test score."""
 
-    def make(name: str = "simclr_resnet", backbone: str = "resnet_small", dataset: str = "digits") -> list[Path]:
+    def make(
+        name: str = "simclr_resnet", backbone: str = "resnet_small", dataset: str = "digits"
+    ) -> list[Path]:
         rng, runs = np.random.default_rng(0), []
         for seed in range(2):
             for method, level, images in (("simclr", 0.9, 1000), ("random", 0.7, 0), ("pixels", 0.8, 0)):
                 if method == "pixels" and seed:
                     continue
                 run = synthetic_run(
-                    f"{method}-seed{seed}", method, _results(rng, level)[: 2 if method == "pixels" else 4], seed=seed, dataset=dataset, run=f"{name}-seed{seed}",
-                    backbone="" if method == "pixels" else backbone, pretrain={"dataset": None, "images_seen": images, "view_forwards": 2 * images}, labels=LABELS,
-                )  # fmt: skip
-                (run / "eval" / "optimism.json").write_text(json.dumps({"knn-v1": [{"settings": {}, "top1": 99.0}, {"settings": {}, "top1": 1.0}]}))
+                    f"{method}-seed{seed}",
+                    method,
+                    _results(rng, level)[: 2 if method == "pixels" else 4],
+                    labels=LABELS,
+                    seed=seed,
+                    dataset=dataset,
+                    run=f"{name}-seed{seed}",
+                    backbone="" if method == "pixels" else backbone,
+                    pretrain={"dataset": None, "images_seen": images, "view_forwards": 2 * images},
+                )
+                (run / "eval" / "optimism.json").write_text(
+                    json.dumps({"knn-v1": [{"settings": {}, "top1": 99.0}, {"settings": {}, "top1": 1.0}]})
+                )
                 if images:
-                    logged = [{"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": float(x)} for x in range(50)]
+                    logged = [
+                        {"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": float(x)} for x in range(50)
+                    ]
                     (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in logged))
                     (run / "recipe.yaml").write_text("name: </pre><script>alert(2)</script>\n")
                 runs.append(run)
@@ -114,13 +135,20 @@ def test_the_page_forbids_what_it_does_not_need(sources: Callable[..., list[Path
     text = report.page(groups(sources()), ["compare"])
     page = Page(text)
     self_contained(page)
-    policy = next(a["content"] for tag, a in page.elements if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"]
+        for tag, a in page.elements
+        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
     assert not re.search(r"https?://", text)  # not even a namespace
     assert not re.search(r"@import|url\((?!#)", text)
-    ids = [a["id"] for _, a in page.elements if "id" in a and a["id"]]
-    assert all(f"#{i}" in text for i in ids)
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    referred = re.findall(r"#(m[0-9a-f]{10}[^\"')]*)", text)
+    assert referred
+    assert set(referred) <= set(ids)
 
 
 def test_the_page_shows_answer_table_curves_and_optimism(sources: Callable[..., list[Path]]) -> None:
@@ -134,7 +162,9 @@ def test_the_page_shows_answer_table_curves_and_optimism(sources: Callable[..., 
     assert "python tools/compare.py 'a b'" in page.text
     reported = [row.top1 for row in group.lines[0].rows[group.columns[0]]]
     assert f"{99 - np.mean(reported):+.2f}" in page.text  # best on test minus reported
-    assert sum(tag == "svg" for tag, _ in page.elements) == len(group.columns) + 2  # dots; loss and effective rank
+    assert (
+        sum(tag == "svg" for tag, _ in page.elements) == len(group.columns) + 2
+    )  # dots; loss and effective rank
 
 
 def test_the_same_rows_are_the_same_bytes(sources: Callable[..., list[Path]], tmp_path: Path) -> None:
@@ -148,12 +178,16 @@ def test_committed_rows_make_the_same_tables(sources: Callable[..., list[Path]],
     runs = sources()
     export(collect(runs), tmp_path / "suite.jsonl")
     ours, committed = groups(runs), groups([tmp_path / "suite.jsonl"])
-    assert sorted(tables.comma_separated(committed).splitlines()) == sorted(tables.comma_separated(ours).splitlines())
+    assert sorted(tables.comma_separated(committed).splitlines()) == sorted(
+        tables.comma_separated(ours).splitlines()
+    )
     self_contained(Page(report.page(committed, ["compare"])))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_keep_markdown_latex_and_csv_in_shape(sources: Callable[..., list[Path]], name: str) -> None:
+def test_hostile_names_keep_markdown_latex_and_csv_in_shape(
+    sources: Callable[..., list[Path]], name: str
+) -> None:
     found = groups(sources(backbone=name, dataset=name))
     line = found[0].lines[0]
     object.__setattr__(line, "label", name)
@@ -184,7 +218,13 @@ def test_csv_has_full_precision_and_the_differences(sources: Callable[..., list[
     assert len(lines) == sum(len(line.cells) for line in group.lines)
     tests = {(test.line, test.column.evaluator, test.against): test for test in group.differences}
     for text in lines:
-        cell = next(cell for line in group.lines if line.label == text["line"] for column, cell in line.cells.items() if column.evaluator == text["evaluator"])
+        cell = next(
+            cell
+            for line in group.lines
+            if line.label == text["line"]
+            for column, cell in line.cells.items()
+            if column.evaluator == text["evaluator"]
+        )
         assert float(text["top1"]) == cell.mean
         for base in tables.BASELINES:
             test = tests.get((text["line"], text["evaluator"], base))
@@ -197,11 +237,15 @@ def test_a_refusal_shows_no_number(sources: Callable[..., list[Path]]) -> None:
     (refused,) = [test for test in found[0].differences if test.against == "scratch"]
     assert tables.difference(refused)[3:] == ("refused: broken baseline", "", "", "")
     assert "minus_scratch" in tables.comma_separated(found).splitlines()[0]
-    assert all(line["minus_scratch"] == "" for line in csv.DictReader(io.StringIO(tables.comma_separated(found))))
+    assert all(
+        line["minus_scratch"] == "" for line in csv.DictReader(io.StringIO(tables.comma_separated(found)))
+    )
     assert "REFUSED" in report.page(found, ["compare"])
 
 
-def test_a_folder_that_cannot_be_written_is_the_user_s_to_mend(sources: Callable[..., list[Path]], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_the_user_s_to_mend(
+    sources: Callable[..., list[Path]], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         report.write(groups(sources()), ["compare"], tmp_path / "file" / "out")

@@ -23,9 +23,12 @@ def labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "_test_labels", lambda dataset, runs: LABELS)
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(synthetic_run: Callable[..., Path]) -> Path:
-    results = [{"evaluator": "knn/v1", "correct": CORRECT}, {"evaluator": "finetune/v1", "n_labels": 600, "draw": 1, "correct": ~CORRECT}]
+    results = [
+        {"evaluator": "knn/v1", "correct": CORRECT},
+        {"evaluator": "finetune/v1", "n_labels": 600, "draw": 1, "correct": ~CORRECT},
+    ]
     return synthetic_run("simclr_resnet-seed0", "simclr", results, labels=LABELS, seconds=12.5)
 
 
@@ -59,7 +62,9 @@ def test_any_number_of_test_images_packs(tmp_path: Path, run: Path, bits: list[b
     assert list(collect([tmp_path / "x.jsonl"])[0].correct) == bits
 
 
-def test_without_labels_or_predictions_there_is_a_row_but_no_correctness(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_labels_or_predictions_there_is_a_row_but_no_correctness(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (run / "eval" / "predictions" / "finetune-v1-n600-d1.npy").unlink()
     assert [row.correct is None for row in collect([run])] == [False, True]
     monkeypatch.setattr(rows_module, "_test_labels", lambda dataset, runs: None)
@@ -72,7 +77,11 @@ def test_predictions_of_other_data_are_not_used(run: Path, monkeypatch: pytest.M
     assert all(row.correct is None for row in collect([run]))
 
 
-@pytest.mark.parametrize("array", [np.zeros(100, np.int64), np.zeros(101, np.int32), np.array([{}] * 101, dtype=object)], ids=["short", "int32", "pickled"])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(100, np.int64), np.zeros(101, np.int32), np.array([{}] * 101, dtype=object)],
+    ids=["short", "int32", "pickled"],
+)
 def test_wrong_predictions_are_refused(run: Path, array: np.ndarray) -> None:
     np.save(run / "eval" / "predictions" / "knn-v1.npy", array)
     with pytest.raises(UserError, match="predictions") as caught:
@@ -94,7 +103,10 @@ MALFORMED = {
     "a list": lambda row: json.dumps([row]),
     "NaN": lambda row: json.dumps(row | {"metrics": {"top1": float("nan")}}),
     "deep": lambda row: "[" * 200_000,
-    **{f"no {key}": _without(key) for key in ("run", "seed", "pretrain", "evaluator", "dataset", "n_labels", "n_test", "metrics")},
+    **{
+        f"no {key}": _without(key)
+        for key in ("run", "seed", "pretrain", "evaluator", "dataset", "n_labels", "n_test", "metrics")
+    },
     "seed as text": _with(seed="0"),
     "seed as truth": _with(seed=True),
     "labels as float": _with(n_labels=100.0),
@@ -133,7 +145,9 @@ def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
 
 
 def test_optimism_is_every_setting_s_test_score(run: Path) -> None:
-    (run / "eval" / "optimism.json").write_text(json.dumps({"knn-v1": [{"settings": {"k": 5}, "top1": 80.0}, {"settings": {"k": 9}, "top1": 81.0}]}))
+    (run / "eval" / "optimism.json").write_text(
+        json.dumps({"knn-v1": [{"settings": {"k": 5}, "top1": 80.0}, {"settings": {"k": 9}, "top1": 81.0}]})
+    )
     knn, finetuned = collect([run])
     assert (optimism(knn), optimism(finetuned)) == ([80.0, 81.0], [])
     (run / "eval" / "optimism.json").write_text("[]")

@@ -67,34 +67,9 @@ def test_what_a_recipe_leaves_out(write):
     assert (recipe.seed, recipe.views, recipe.data.source, recipe.run.keep) == (0, None, "fashion_mnist", 2)
 
 
-TRICKY = [
-    "no",
-    "1e3",
-    "null",
-    "~",
-    "0x1f",
-    "1_000",
-    "12:30",
-    "2020-01-01",
-    "=",
-    "<<",
-    "*a",
-    "&b",
-    "!c",
-    "#e",
-    "'",
-    '"',
-    "{",
-    "true",
-    "1.",
-    ".5",
-    "-",
-    "%",
-    "@",
-    "é",
-    "😀",
-]
-TRICKY += ["", "- d", "f: g", " h", "i ", "\tj", "k\nl\n", "\x85", "\u2028", "\ufeff", "\x1b"]
+TRICKY = ["no", "true", "null", "~", "", "1e3", "1.", ".5", "0x1f", "1_000", "12:30", "2020-01-01", "é", "😀"]
+TRICKY += ["=", "<<", "*a", "&b", "!c", "#e", "- d", "f: g", "'", '"', "{", "-", "%", "@", " h", "i ", "\tj"]
+TRICKY += ["k\nl\n", "\x85", "\u2028", "\ufeff", "\x1b"]
 words = st.sampled_from(TRICKY) | st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8
 )

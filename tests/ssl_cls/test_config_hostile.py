@@ -157,6 +157,7 @@ HOSTILE_OVERRIDES = [
     ("health.checks.0=2", "override 2: health.checks.0: health.checks has no entries to change"),
     ("method.name=mea", "override 2: method.name: must be one of simclr, "),
     ("train.epochs=null", "override 2: train.epochs: must be a number (got null)"),
+    ("optim.clip={per: all}", "override 2: optim.clip.norm: missing"),
     ("optim.lr=[1", "override 2: optim.lr: "),
     ("optim.lr=", "override 2: optim.lr: no value after the equals sign"),
     ("run.dir=#x", "override 2: run.dir: no value after the equals sign"),

@@ -1,4 +1,4 @@
-"""Against lightly's transforms, whose constants are the papers', and for every size and number of channels."""
+"""Against lightly's transforms, whose constants are the papers', and for all sizes and channels."""
 
 from collections.abc import Callable
 

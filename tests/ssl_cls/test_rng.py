@@ -1,4 +1,4 @@
-"""Random numbers: the published generator, keyed as documented, uniform, and nothing but a function of the key."""
+"""Random numbers: the published generator, keyed as documented, uniform, a function of the key alone."""
 
 import math
 
@@ -35,7 +35,9 @@ def test_mix_gives_the_published_sequence() -> None:
 
 @given(INT64, st.integers(-3, 10**6), INT64, st.integers(-3, 1000), st.integers(1, 5))
 @settings(max_examples=200, deadline=None)
-def test_bits_are_a_chained_hash_of_the_key(seed: int, epoch: int, sample: int, view: int, slots: int) -> None:
+def test_bits_are_a_chained_hash_of_the_key(
+    seed: int, epoch: int, sample: int, view: int, slots: int
+) -> None:
     state = 0
     for part in (seed, epoch, sample, view):
         state = splitmix(state ^ (part & MASK))
@@ -82,7 +84,7 @@ def test_changing_any_part_by_one_changes_half_of_the_bits(changed: str) -> None
 
 def test_permute_is_a_permutation_of_any_range() -> None:
     powers = [2**k + d for k in range(9, 14) for d in (-1, 0, 1)]
-    for n in [*range(1, 400), *range(400, 10_001, 457), *powers, 10_000]:
+    for n in [*range(1, 200), *range(200, 10_001, 457), *powers, 10_000]:
         image = rng.permute(torch.arange(n), n, DrawKey(n, 1))
         assert torch.equal(image.sort().values, torch.arange(n)), n
 
@@ -101,9 +103,9 @@ def test_permute_takes_a_range_that_fits_no_memory() -> None:
     assert abs(float(image.double().mean()) / n - 0.5) < 5 / math.sqrt(12 * 4096)
 
 
-@pytest.mark.parametrize("n", [3, 4, 5])
+@pytest.mark.parametrize("n", [3, 4])
 def test_all_orders_are_equally_likely(n: int) -> None:
-    trials = 4000
+    trials = 720
     orders = torch.stack([rng.permute(torch.arange(n), n, DrawKey(0, epoch)) for epoch in range(trials)])
     counts = torch.unique(orders, dim=0, return_counts=True)[1].double()
     cells = math.factorial(n)
@@ -112,7 +114,7 @@ def test_all_orders_are_equally_likely(n: int) -> None:
 
 
 def test_every_sample_is_equally_likely_at_every_position() -> None:
-    n, trials = 48, 3000
+    n, trials = 32, 640
     where = torch.stack([rng.permute(torch.arange(n), n, DrawKey(1, epoch)) for epoch in range(trials)])
     counts = torch.nn.functional.one_hot(where, n).sum(0).double()
     chi2, freedom = float(((counts - trials / n) ** 2).sum() / (trials / n)), (n - 1) ** 2

@@ -1,4 +1,4 @@
-"""The report in a real browser: it renders, says nothing on the console, asks for nothing, and fits a phone."""
+"""The report in a real browser: it renders, is silent on the console, asks for nothing, fits a phone."""
 
 import base64
 import io
@@ -21,10 +21,18 @@ from eval.rows import collect
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 
 
 class Browser:
@@ -37,7 +45,9 @@ class Browser:
         # the protocol wants descriptors 3 and 4
         script = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@"'
         command = ["bash", "-c", script, "bash", program, *FLAGS, f"--user-data-dir={profile}"]
-        self.process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self.out, self.answers = os.fdopen(ours_out, "wb", 0), os.fdopen(ours_in, "rb")
@@ -51,7 +61,9 @@ class Browser:
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self.numbers)
-        message = {"id": number, "method": method, "params": params} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": number, "method": method, "params": params} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         self.out.write(json.dumps(message).encode() + b"\0")
         while (answer := self._read()).get("id") != number:
             self.events.append(answer)
@@ -77,26 +89,42 @@ class Browser:
         self.process.wait(timeout=30)
 
 
-@pytest.fixture()
+@pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
     opened = Browser(tmp_path / "profile")
     yield opened
     opened.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def page(tmp_path: Path, synthetic_run: Any) -> Path:
     rng = np.random.default_rng(0)
     hostile = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     runs = []
     for seed in range(3):
         for name, method, images in ((hostile, "simclr", 1000), ("random", "random", 0)):
-            evaluators = [(evaluator, n) for evaluator, n in (("knn/v1", None), ("linear/v1", None), ("fewlabel/v1", 100), ("finetune/v1", 100))]
+            evaluators = [
+                (evaluator, n)
+                for evaluator, n in (
+                    ("knn/v1", None),
+                    ("linear/v1", None),
+                    ("fewlabel/v1", 100),
+                    ("finetune/v1", 100),
+                )
+            ]
             results = [
-                {"evaluator": evaluator, "n_labels": n, "draw": None if n is None else 0, "correct": rng.random(360) < 0.8} for evaluator, n in evaluators
+                {
+                    "evaluator": evaluator,
+                    "n_labels": n,
+                    "draw": None if n is None else 0,
+                    "correct": rng.random(360) < 0.8,
+                }
+                for evaluator, n in evaluators
             ]
             pretrain = {"dataset": "digits/train", "images_seen": images, "view_forwards": 2 * images}
-            runs.append(synthetic_run(f"{method}{seed}", method, results, seed=seed, run=name, pretrain=pretrain))
+            runs.append(
+                synthetic_run(f"{method}{seed}", method, results, seed=seed, run=name, pretrain=pretrain)
+            )
         logged = [{"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": x} for x in range(50)]
         (runs[-2] / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in logged))
     return report.write(compare(collect(runs)), ["compare"], tmp_path / "out")[-1]
@@ -105,22 +133,40 @@ def page(tmp_path: Path, synthetic_run: Any) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_renders_alone(browser: Browser, page: Path, width: int, scheme: str) -> None:
-    browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+    browser.ask(
+        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+    )
     browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.ask("Page.navigate", url=page.as_uri())
     browser.wait_for("Page.loadEventFired")
 
-    assert browser.evaluate("document.title").startswith("Comparison: digits")  # and no script of a name has run
+    assert browser.evaluate("document.title").startswith(
+        "Comparison: digits"
+    )  # and no script of a name has run
     assert browser.evaluate("document.scripts.length") == 0
-    assert browser.evaluate("document.documentElement.scrollWidth") <= width  # only the tables scroll sideways
-    assert browser.evaluate("[...document.querySelectorAll('svg')].every(x => x.getBoundingClientRect().height > 60)")
+    assert (
+        browser.evaluate("document.documentElement.scrollWidth") <= width
+    )  # only the tables scroll sideways
+    assert browser.evaluate(
+        "[...document.querySelectorAll('svg')].every(x => x.getBoundingClientRect().height > 60)"
+    )
     assert browser.evaluate("document.querySelectorAll('svg').length") >= 6
     assert browser.evaluate("[...document.images].every(x => x.complete && x.naturalWidth > 0)")
 
-    requested = [x["params"]["request"]["url"] for x in browser.events if x.get("method") == "Network.requestWillBeSent"]
+    requested = [
+        x["params"]["request"]["url"]
+        for x in browser.events
+        if x.get("method") == "Network.requestWillBeSent"
+    ]
     assert [url for url in requested if not url.startswith("data:")] == [page.as_uri()]
-    assert not [x for x in browser.events if x.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")]
+    assert not [
+        x
+        for x in browser.events
+        if x.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+    ]
 
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(browser.ask("Page.captureScreenshot")["data"]))).convert("L"))
+    picture = np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(browser.ask("Page.captureScreenshot")["data"]))).convert("L")
+    )
     assert (np.median(picture) > 200) == (scheme == "light")
     assert picture.std() > 10  # something is drawn on it

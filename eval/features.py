@@ -1,0 +1,164 @@
+"""Features of a whole split: computed once, kept in a file, in the order of the images."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed
+
+from eval.base import Context, Encoder
+from eval.channels import seen_with
+from ssl_cls.augment.apply import normalise
+from ssl_cls.augment.augment import centre_boxes, whole
+from ssl_cls.data.source import Source
+from ssl_cls.errors import UserError
+
+_BATCH = 250  # images; fixed, so that features do not depend on how many ranks share the work
+
+
+def extract(encoder: Encoder, source: Source, context: Context) -> Tensor:
+    """The encoder's features of every image: float32 [N, D] on the CPU, mapped from a file.
+
+    The network runs in eval mode and is left as it was, to the bit. Each rank computes a contiguous share and
+    returns the whole. The file is in `context.cache`, named by a digest of weights, architecture, images and
+    preprocessing: a second call reads it.
+
+    Raises:
+        UserError: an image that cannot be decoded (evaluation never replaces one), or features that are not
+            finite.
+    """
+    path = _path(encoder, source, context)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, encoder, source, context)
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def cached(encoder: Encoder, source: Source, context: Context) -> bool:
+    """Whether `extract` would only have to read a file."""
+    return _path(encoder, source, context).exists()
+
+
+def batches(
+    encoder: Encoder, source: Source, device: torch.device, first: int = 0, last: int | None = None
+) -> Iterator[Tensor]:
+    """The images as evaluation shows them, in order: float32 [B, C, s, s], normalised, on `device`.
+
+    Arrays are resized whole; files are cut to the central square of 7/8 of the shorter side, decoded by
+    threads. Only batches first..last-1, where these are given.
+    """
+    source = seen_with(source, encoder.channels)
+    parts = torch.split(torch.arange(len(source)), _BATCH)[first:last]
+    layout = torch.contiguous_format if getattr(encoder.network, "is_vit", True) else torch.channels_last
+    for pixels in _decoded(source, parts, encoder.input_size):
+        images = pixels.to(device)
+        if source.size is None:
+            images = normalise(images.float().div_(255), encoder.mean, encoder.std)
+        else:
+            images = whole(images, encoder.input_size, encoder.mean, encoder.std)
+        yield images.contiguous(memory_format=layout)
+
+
+def _decoded(source: Source, parts: tuple[Tensor, ...], size: int) -> Iterator[Tensor]:
+    if source.size is not None:
+        yield from map(source.pixels, parts)
+        return
+    bad: list[str] = getattr(source, "bad", [])
+    known = len(bad)
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
+
+        def cut(one: Tensor) -> Tensor:
+            return source.crops(one, [centre_boxes(source.sizes(one))], [size], "bilinear")[0]
+
+        for part in parts:
+            yield torch.cat(list(pool.map(cut, torch.split(part, 16))))
+            if len(bad) > known:
+                raise UserError(
+                    "evaluation needs every image, and cannot decode:\n  " + "\n  ".join(bad[known:]),
+                    source.name,
+                    "replace or remove them",
+                )
+
+
+def _path(encoder: Encoder, source: Source, context: Context) -> Path:
+    return context.cache / f"{_key(encoder, source, context)}.npy"
+
+
+def _key(encoder: Encoder, source: Source, context: Context) -> str:
+    # num_heads and the like are in no tensor: hence the backbone's label, and pooling, beside the weights
+    parts = (
+        encoder.sha256, encoder.provenance.backbone, getattr(encoder.network, "pooling", ""),
+        source.fingerprint, len(source), encoder.input_size, encoder.channels, encoder.mean, encoder.std,
+        context.device.type,
+    )  # fmt: skip
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _write(path: Path, encoder: Encoder, source: Source, context: Context) -> None:
+    """Every rank fills its rows of one partial file, which is checked and then given its name."""
+    num_batches = -(-len(source) // _BATCH)
+    first, last = (num_batches * r // context.num_ranks for r in (context.rank, context.rank + 1))
+    partial = path.with_name(f".{path.name}.{_shared_id(context)}")
+    network, training = encoder.network.to(context.device), encoder.network.training
+    network.eval()
+    rows = None
+    try:
+        with torch.inference_mode():
+            if context.rank == 0 or first < last:
+                probe: Tensor = network.features(
+                    next(batches(encoder, source, context.device, first, first + 1))[:1]
+                )  # type: ignore[operator]
+                dim = probe.shape[1]
+            if context.rank == 0:
+                _memory_map(partial, "w+", len(source), dim)[:] = np.nan
+            _barrier(context)
+            start = first * _BATCH
+            if first < last:
+                rows = _memory_map(partial, "r+", len(source), dim)
+                for images in batches(encoder, source, context.device, first, last):
+                    features: Tensor = network.features(images)  # type: ignore[operator]
+                    rows[start : start + len(features)] = features.float().cpu().numpy()
+                    start += len(features)
+                rows.flush()
+            assert start == min(last * _BATCH, len(source)), "an image was left out, or taken twice"
+    finally:
+        network.train(training)
+    _barrier(context)
+    if context.rank == 0:
+        filled = np.load(partial, mmap_mode="r", allow_pickle=False)
+        wrong = [
+            i
+            for at in range(0, len(filled), 4096)
+            for i in at + np.flatnonzero(~np.isfinite(filled[at : at + 4096]).all(1))
+        ]
+        if wrong:
+            partial.unlink()
+            raise UserError(
+                f"the features of {len(wrong)} images are not finite, of image {wrong[0]} first",
+                encoder.provenance.run,
+                "the encoder has diverged: pretrain again",
+            )
+        partial.replace(path)
+    _barrier(context)
+
+
+def _memory_map(path: Path, mode: str, n: int, dim: int) -> Any:
+    return np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=(n, dim))
+
+
+def _barrier(context: Context) -> None:
+    if context.num_ranks > 1:
+        distributed.barrier()
+
+
+def _shared_id(context: Context) -> int:
+    """A number that this process group has and no other process on this machine."""
+    chosen = [os.getpid()]
+    if context.num_ranks > 1:
+        distributed.broadcast_object_list(chosen)
+    return chosen[0]

@@ -1,0 +1,151 @@
+"""Evaluators applied to an encoder, and what is kept of it in the run's eval/ folder."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eval.base import Context, Encoder, EvalData, Evaluator, Result, row
+from eval.features import extract
+from eval.fewlabel import FewLabel
+from eval.finetune import FineTune
+from eval.knn import KNN
+from eval.linear import Linear
+from ssl_cls.data.source import all_labels
+from ssl_cls.errors import UserError
+
+EVALUATORS: dict[str, Evaluator] = {
+    "knn": KNN(),
+    "linear": Linear(),
+    "fewlabel": FewLabel(),
+    "finetune": FineTune(),
+}
+
+
+def judge(
+    encoder: Encoder,
+    data: EvalData,
+    evaluators: Iterable[Evaluator],
+    context: Context,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """The rows of these evaluations, made where encoder.out/results.jsonl lacks them. For one process.
+
+    A row is there already if evaluator, its whole specification, weights, data and seed are the same. A new
+    one takes the place of a row of the same evaluator, number of labels and draw. Files are rewritten whole
+    and then renamed, the rows last, so that what the rows speak of is always there.
+    """
+    kept = _read_rows(encoder.out / "results.jsonl")
+    answer = []
+    for evaluator in evaluators:
+        identity = {
+            "spec": json.loads(json.dumps(asdict(evaluator))),  # type: ignore[call-overload]
+            "encoder_sha256": encoder.sha256,
+            "dataset": data.name,
+            "seed": encoder.provenance.seed,
+        }
+        if known := [old for old in kept if all(old.get(key) == value for key, value in identity.items())]:
+            say(f"{evaluator.name}: known")
+            answer += known
+            continue
+        begun = time.perf_counter()
+        results = evaluator.run(encoder, data, context)
+        seconds = (time.perf_counter() - begun) / max(1, len(results))
+        made = [{**row(encoder, data, context, result), "spec": identity["spec"]} for result in results]
+        new = {_place(one) for one in made}
+        for old in kept:
+            if _place(old) in new and old["dataset"] != data.name:
+                say(f"{evaluator.name}: replaces the row on {old['dataset']}")
+        kept = [old for old in kept if _place(old) not in new] + made
+        _store(encoder.out, results, seconds, kept)
+        say(f"{evaluator.name}: {seconds * len(results):.1f} s")
+        answer += made
+    return answer
+
+
+def extract_all(encoder: Encoder, data: EvalData, context: Context) -> None:
+    """Fill the feature cache for all splits; with several ranks, every rank must call it."""
+    for source in (data.train, data.val, data.test):
+        extract(encoder, source, context)
+
+
+def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
+    """Features (float32 [N, D]) and labels (int64 [N]) of each split, as train.npy, train_labels.npy, ... in
+    eval/features."""
+    folder = encoder.out / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
+        for part, values in (
+            (name, extract(encoder, source, context)),
+            (f"{name}_labels", all_labels(source)),
+        ):
+            with _whole(folder / f"{part}.npy") as path, path.open("wb") as file:
+                np.save(file, values.numpy())
+
+
+def stem(result: Result) -> str:
+    """What the files of an evaluation are called: knn-v1, fewlabel-v1-n100-d0."""
+    return result.evaluator.replace("/", "-") + (
+        "" if result.n_labels is None else f"-n{result.n_labels}-d{result.draw}"
+    )
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row.get("evaluator"), row.get("n_labels"), row.get("draw")
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        rows: list[dict[str, Any]] = [
+            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line
+        ]
+        if all(isinstance(row, dict) for row in rows):
+            return rows
+        raise ValueError("a line is not an object")
+    except ValueError as error:
+        raise UserError(
+            f"malformed result rows: {error}", str(path), "remove the file and evaluate again"
+        ) from error
+
+
+def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str, Any]]) -> None:
+    (out / "predictions").mkdir(parents=True, exist_ok=True)
+    for result in results:
+        with _whole(out / "predictions" / f"{stem(result)}.npy") as path, path.open("wb") as file:
+            np.save(file, result.predictions.to(torch.int64).cpu().numpy())
+    path = out / "optimism.json"
+    optimism = json.loads(path.read_text()) if path.exists() else {}
+    optimism.update({stem(result): result.optimism for result in results})
+    with _whole(path) as writing:
+        writing.write_text(json.dumps(optimism, indent=1))
+    with (out / "timing.jsonl").open("a") as timing:
+        for result in results:
+            timing.write(
+                json.dumps(
+                    {
+                        "evaluator": result.evaluator,
+                        "n_labels": result.n_labels,
+                        "draw": result.draw,
+                        "seconds": seconds,
+                    }
+                )
+                + "\n"
+            )
+    with _whole(out / "results.jsonl") as writing:
+        writing.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all went well."""
+    writing = path.with_name(f".{path.name}.tmp")
+    yield writing
+    writing.replace(path)

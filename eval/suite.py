@@ -1,0 +1,139 @@
+"""A suite: recipes x seeds, and what is done with each. Everything that is already done is skipped."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from eval import encoders
+from eval.base import Context, Evaluator
+from eval.data import open_data, shown
+from eval.fewlabel import FewLabel
+from eval.finetune import FineTune
+from eval.judge import judge
+from eval.knn import KNN
+from eval.linear import Linear
+from ssl_cls import config
+from ssl_cls.config import Recipe
+from ssl_cls.data import catalog
+from ssl_cls.data.catalog import DataConfig
+from ssl_cls.errors import UserError
+from ssl_cls.run import Run
+from ssl_cls.spec import Count, Natural, spec
+
+
+@spec
+class FewLabelPart:
+    n_labels: tuple[Count, ...] = (100, 600)
+    draws: Count = 5
+
+
+@spec
+class FineTunePart:
+    n_labels: tuple[Count, ...] = (600,)
+    draws: Count = 1
+
+
+@spec
+class Suite:
+    name: str
+    recipes: tuple[str, ...]
+    overrides: tuple[str, ...] = ()  # for every recipe: train.epochs=3
+    seeds: tuple[Natural, ...] = (0,)
+    few_label: FewLabelPart = field(default_factory=FewLabelPart)
+    fine_tune: FineTunePart = field(default_factory=FineTunePart)
+    results: str | None = None  # the committed rows: what is in there is not done again, what is new is added
+
+    @property
+    def folder(self) -> Path:
+        return Path("runs") / self.name
+
+
+class Pretraining(NamedTuple):
+    recipe: Recipe  # complete, as its run saves it
+    command: list[str]
+
+    @property
+    def run(self) -> Run:
+        return Run(config.run_dir(self.recipe), self.recipe)
+
+
+class Judgement(NamedTuple):
+    encoder: str  # as tools/evaluate.py takes it
+    seed: int
+    out: Path
+    evaluators: list[Evaluator]
+
+
+def pretrainings(suite: Suite) -> Iterator[Pretraining]:
+    """One a recipe and seed, in the order that gives the first answers first: seed by seed.
+
+    Raises:
+        UserError: a recipe is wrong, or two of them share a name.
+    """
+    names: dict[str, str] = {}
+    for seed in suite.seeds:
+        for path in suite.recipes:
+            loaded = config.load(path, [*suite.overrides, f"seed={seed}"])
+            if names.setdefault(loaded.name, path) != path:
+                raise UserError(f"two recipes of the suite are named {loaded.name}", path, "give each its own name")
+            overrides = [*suite.overrides, f"seed={seed}", f"run.dir={suite.folder / f'{loaded.name}-seed{seed}'}"]
+            source = catalog.open(loaded.data, "train")
+            recipe = config.resolved(config.load(path, overrides), catalog.input_size(source), source.channels)
+            yield Pretraining(recipe, [*launcher(), "tools/pretrain.py", path, *overrides])
+
+
+def launcher() -> list[str]:
+    """`accelerate launch` of this environment, as the user has configured it."""
+    beside = Path(sys.executable).with_name("accelerate")
+    return [str(beside if beside.exists() else shutil.which("accelerate") or "accelerate"), "launch"]
+
+
+def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
+    """Every method's encoder, the random encoder of every backbone (which, fine-tuned, is scratch), and raw pixels.
+
+    The supervised reference has seen all labels, so its few-label cells stay empty.
+    """
+    probes: list[Evaluator] = [KNN(), Linear()]
+    few: list[Evaluator] = [FewLabel(n_labels=suite.few_label.n_labels, draws=tuple(range(suite.few_label.draws)))]
+    tuned: list[Evaluator] = [FineTune(n_labels=n, draws=tuple(range(suite.fine_tune.draws))) for n in suite.fine_tune.n_labels]
+    asked: dict[Path, Judgement] = {suite.folder / "pixels": Judgement("pixels", 0, suite.folder / "pixels", probes + few)}
+    for run in runs:
+        seed, label = run.recipe.seed, run.recipe.backbone.name
+        out = suite.folder / f"random-{label}-seed{seed}"
+        # asked for by the run, so that random and pretrained share architecture, input size and pooling
+        asked.setdefault(out, Judgement(f"random:{run.run.folder}", seed, out, probes + few + tuned))
+    for run in runs:
+        supervised = run.recipe.method.name == "supervised"
+        asked[run.run.folder] = Judgement(str(run.run.folder), run.recipe.seed, run.run.folder, probes if supervised else probes + few + tuned)
+    return list(asked.values())
+
+
+def pretrain(one: Pretraining, then: str) -> None:
+    """Run one pretraining to its end in a process of its own.
+
+    Raises:
+        UserError: its folder holds another recipe's run. SystemExit: it failed; what it said is on the screen.
+    """
+    one.run.check()
+    if one.run.finished:
+        return
+    status = subprocess.run([*one.command, "--then", then], check=False).returncode
+    if status:
+        raise SystemExit(status)
+
+
+def evaluate(judgement: Judgement, say: Callable[[str], None]) -> None:
+    """Fill the rows of one encoder, in this process."""
+    recipe = encoders.recipe_of(judgement.encoder)
+    data = open_data(recipe.data if recipe else DataConfig())
+    encoder = encoders.load(judgement.encoder, data, judgement.seed)
+    named = replace(encoder.provenance, run=judgement.out.name)
+    encoder = replace(encoder, out=judgement.out / "eval", provenance=named)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    judge(encoder, shown(data, encoder.channels), judgement.evaluators, Context(device, seed=judgement.seed), say)

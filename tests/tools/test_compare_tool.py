@@ -1,0 +1,53 @@
+"""tools/compare.py as a user runs it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+
+
+def compare(*arguments: object, cwd: Path, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "compare.py"), *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={"PYTHONPATH": str(path), "PATH": "/usr/bin:/bin", "COLUMNS": "160"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('help must not need torch')")
+    done = compare("--help", cwd=tmp_path, path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "RUNDIR" in done.stdout
+
+
+def test_runs_and_committed_rows_are_compared(tmp_path: Path, synthetic_run: Callable[..., Path]) -> None:
+    run = synthetic_run("pixels", "pixels", [{"evaluator": "knn/v1", "correct": np.arange(360) % 4 > 0}])
+    done = compare(run, run / "eval" / "results.jsonl", "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "75.0 (n=1)" in done.stdout  # the same row twice is one value
+    assert done.stdout.rstrip().endswith("index.html")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison.csv",
+        "comparison.md",
+        "comparison.tex",
+        "index.html",
+    ]
+
+
+def test_a_folder_without_rows_is_one_screen_and_exit_2(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = compare("empty", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "no result rows here" in done.stderr
+    assert "tools/evaluate.py" in done.stderr
+    assert not (tmp_path / "runs").exists()

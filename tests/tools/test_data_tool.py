@@ -1,0 +1,111 @@
+"""tools/data.py as a person meets it."""
+
+import gzip
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssl_cls.data import fetch
+
+TOOL = Path(__file__).parents[2] / "tools" / "data.py"
+
+
+def in_process(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The tool's exit status; for tests that replace what it would download."""
+    namespace: dict[str, object] = {"__name__": "data_tool"}
+    exec(compile(TOOL.read_text(), TOOL, "exec"), namespace)
+    monkeypatch.setattr(sys, "argv", ["data.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        namespace["main"]()  # type: ignore[operator]
+    return int(ended.value.code or 0)
+
+
+def test_help_and_usage_errors_need_no_torch() -> None:
+    program = (
+        "import runpy, sys\n"
+        "try: runpy.run_path(sys.argv[1], run_name='__main__')\n"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'ssl_cls', 'numpy'} & set(sys.modules)))"
+    )
+    for arguments, status in ((["--help"], 0), (["get", "mnist"], 2), (["check", "folder"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-c", program.replace("sys.argv[1]", repr(str(TOOL))), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.stdout.splitlines()[-1] == f"{status} []"
+
+
+def test_get_fetches_verifies_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = b"some bytes"
+
+    def from_nowhere(data: fetch.Published, into: Path) -> None:
+        (into / "one.gz").write_bytes(gzip.compress(content))
+
+    files = {"one": fetch.File(len(content), hashlib.sha256(content).hexdigest())}
+    monkeypatch.setattr(fetch, "FASHION_MNIST", fetch.Published("fashion_mnist", files, (from_nowhere,)))
+    assert in_process(monkeypatch, "get", "fashion_mnist", "--dir", str(tmp_path)) == 0
+    first = capsys.readouterr()
+    assert f"{tmp_path / 'fashion_mnist'}, verified" in first.out
+    assert "getting" in first.err
+    assert in_process(monkeypatch, "get", "fashion_mnist", "--dir", str(tmp_path)) == 0
+    again = capsys.readouterr()
+    assert (again.out, again.err) == (first.out, "")
+
+
+def test_get_without_a_way_is_one_screen_and_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"one": fetch.File(1, "0" * 64)}
+    monkeypatch.setattr(fetch, "FASHION_MNIST", fetch.Published("fashion_mnist", files, ()))
+    assert in_process(monkeypatch, "get", "fashion_mnist", "--dir", str(tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert "put one.gz there" in " ".join(said.replace("│", " ").split())
+    assert "Traceback" not in said
+
+
+def test_check_counts_and_measures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_process(monkeypatch, "check", "digits") == 0
+    rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    table = {cells[1]: cells[2:-1] for cells in rows if len(cells) > 3}
+    assert table["images"] == ["1,294", "144", "359"]
+    digits = [[int(cell) for cell in table[str(digit)]] for digit in range(10)]
+    assert [sum(split) for split in zip(*digits, strict=True)] == [1294, 144, 359]
+    assert [sum(digit) for digit in digits] == [
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]  # as UCI counts them
+    assert table["mean"][0].startswith("0.30")
+
+
+def test_check_names_every_damaged_image_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(40):
+        Image.fromarray(np.full((9, 9, 3), 51, np.uint8)).save(tmp_path / f"{number}.png")
+    whole = (tmp_path / "7.png").read_bytes()
+    (tmp_path / "7.png").write_bytes(whole[:-30])
+    (tmp_path / "[red]8.png").write_bytes(b"")
+    assert in_process(monkeypatch, "check", "folder", "--dir", str(tmp_path)) == 1
+    said = capsys.readouterr().out
+    assert "0.2000 0.2000 0.2000" in said
+    bad = [line for line in said.splitlines() if line.startswith("cannot be read: ")]
+    assert [line.split()[3] for line in sorted(bad)] == ["7.png:", "[red]8.png:"]
+    assert in_process(monkeypatch, "check", "folder", "--dir", str(tmp_path / "none")) == 2

@@ -1,0 +1,137 @@
+"""Judge encoders: python tools/evaluate.py ENCODER... [--evaluators NAME...] [data.source=NAME data.path=DIR]
+
+ENCODER is a run directory, pixels, random:BACKBONE (a timm name, a recipe or a run directory), timm:NAME, or
+a model.safetensors with its config.json. Results go to eval/ in the run directory; what is already there is
+not done again. Data are those of the encoder's recipe, or of the first encoder that has one, unless
+data.source says otherwise. Under accelerate launch the processes share the work of extracting features.
+"""
+
+import argparse
+from typing import Any
+
+NAMES = ("knn", "linear", "fewlabel", "finetune", "features")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "encoders", nargs="+", metavar="ENCODER", help="what to judge, and data.source=NAME, data.path=DIR"
+    )
+    parser.add_argument(
+        "--evaluators",
+        nargs="+",
+        default=["knn", "linear"],
+        metavar="NAME",
+        help=f"of {', '.join(NAMES)} (default: knn linear)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights of random:BACKBONE (default: 0)")
+    args = parser.parse_intermixed_args()
+
+    from ssl_cls.screen import guarded
+
+    guarded(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    specs, names, overrides = sort_words(args.encoders, args.evaluators)
+
+    from rich.console import Console
+
+    from eval import encoders
+    from eval.base import Context
+    from eval.data import open_data, overridden, shown
+    from eval.judge import EVALUATORS, extract_all, judge, write_features
+    from ssl_cls import launch
+    from ssl_cls.data.catalog import DataConfig
+
+    accelerator = launch.start("fp32")
+    console = Console(highlight=False, quiet=not accelerator.is_main_process)
+    recipes = [encoders.recipe_of(spec) for spec in specs]
+    usual = next((recipe.data for recipe in recipes if recipe), DataConfig())
+    asked = [EVALUATORS[name] for name in names if name != "features"]
+    rows = []
+    for spec, recipe in zip(specs, recipes, strict=True):
+        data = open_data(overridden(recipe.data if recipe else usual, overrides))
+        encoder = encoders.load(spec, data, args.seed)
+        data = shown(data, encoder.channels)
+        context = Context(
+            accelerator.device, accelerator.process_index, accelerator.num_processes, encoder.provenance.seed
+        )
+        console.print(
+            f"[bold]{encoder.provenance.run}[/bold] on {data.name}, results in {encoder.out}", soft_wrap=True
+        )
+        if accelerator.num_processes > 1 and set(names) != {"finetune"}:
+            extract_all(encoder, data, context)  # the work that ranks share; the rest is the main process's
+        if accelerator.is_main_process:
+            alone = Context(accelerator.device, seed=context.seed)
+            if "features" in names:
+                write_features(encoder, data, alone)
+            rows += judge(encoder, data, asked, alone, lambda text: console.print(f"  {text}"))
+    if rows:
+        console.print(table(rows))
+    accelerator.end_training()
+
+
+def sort_words(encoders: list[str], evaluators: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Encoders, evaluators and overrides: `--evaluators` takes all that follows it, so overrides may stand in
+    either."""
+    import difflib
+    from pathlib import Path
+
+    from ssl_cls.errors import UserError
+
+    specs = [word for word in encoders if "=" not in word or Path(word).exists()]
+    names = [word for word in evaluators if "=" not in word]
+    overrides = [word for word in encoders if word not in specs] + [
+        word for word in evaluators if "=" in word
+    ]
+    for name in names:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1)
+            raise UserError(
+                f"no evaluator named {name!r}",
+                "--evaluators",
+                f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}",
+            )
+    if not specs:
+        raise UserError("nothing to judge", "ENCODER", "give a run directory, pixels or random:BACKBONE")
+    return specs, names, overrides
+
+
+def table(rows: list[dict[str, Any]]) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(
+        "encoder",
+        "evaluator",
+        "labels",
+        "draw",
+        "top1",
+        "top5",
+        "chosen",
+        box=None,
+        header_style="bold",
+        padding=(0, 2, 0, 0),
+    )
+    for row in rows:
+        labels = "all" if row["n_labels"] is None else str(row["n_labels"])
+        scores = [f"{row['metrics'][name]:.2f}" for name in ("top1", "top5")]
+        settings = " ".join(
+            f"{key}={value}" for key, value in row["settings"].items() if not isinstance(value, list)
+        )
+        shown.add_row(
+            escape(row["run"]),
+            row["evaluator"],
+            labels,
+            "" if row["draw"] is None else str(row["draw"]),
+            *scores,
+            escape(settings),
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    main()

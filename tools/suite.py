@@ -1,0 +1,69 @@
+"""Recipes x seeds -> pretrain -> evaluate -> compare: python tools/suite.py recipes/suites/demo.yaml
+
+Stop it and start it again whenever you like: what is done is skipped. What the suite file names as `results` counts as
+done, and new rows are added to it.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", help="a YAML file, such as recipes/suites/demo.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="list what there is to do, do nothing")
+    args = parser.parse_args()
+
+    from ssl_cls.screen import guarded
+
+    guarded(lambda: run(args.suite, args.dry_run))
+
+
+def run(path: str, dry_run: bool) -> int:
+    from rich.console import Console
+
+    from eval import report, rows, suite, tables
+    from eval.compare import compare
+    from ssl_cls import config, launch
+
+    asked = config.load_spec(suite.Suite, path)
+    console = Console(highlight=False, stderr=True)
+    committed = Path(asked.results) if asked.results else None
+    known = rows.collect([committed]) if committed and committed.exists() else []
+    done = {row.run for row in known}
+    runs = [one for one in suite.pretrainings(asked) if one.run.folder.name not in done]
+    judgements = [one for one in suite.judgements(asked, runs) if one.out.name not in done] if runs else []
+    if dry_run:
+        for one in runs:
+            console.print(f"pretrain  {one.run.folder}{'  (finished)' if one.run.finished else ''}", markup=False)
+        for judgement in judgements:
+            console.print(f"evaluate  {judgement.encoder}: {', '.join(e.name for e in judgement.evaluators)}", markup=False)
+        return 0
+
+    unfinished = [one for one in runs if not one.run.finished]
+    for number, one in enumerate(runs):
+        one.run.check()
+        if one.run.finished:
+            continue
+        place = unfinished.index(one)
+        then = unfinished[place + 1].recipe.name if place + 1 < len(unfinished) else f"evaluation of {len(judgements)} encoders"
+        console.print(f"[bold]pretraining {number + 1} of {len(runs)}: {one.recipe.name}, seed {one.recipe.seed}[/bold]")
+        suite.pretrain(one, then)
+
+    launch.use_all_cores()
+    for number, judgement in enumerate(judgements):
+        console.print(f"[bold]evaluation {number + 1} of {len(judgements)}: {judgement.out.name}[/bold]", markup=True)
+        suite.evaluate(judgement, lambda text: console.print(f"  {text}", markup=False))
+
+    folders = [judgement.out for judgement in judgements]
+    if committed is not None:
+        rows.export([*known, *rows.collect(folders)] if folders else known, committed)
+    groups = compare([*known, *(rows.collect(folders) if folders else [])])
+    tables.terminal(groups, Console(highlight=False))
+    written = report.write(groups, ["python", "tools/suite.py", path], asked.folder)
+    console.print(f"\n{written[-1]}", markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    main()
