@@ -43,7 +43,7 @@ class _Recoloured:
 
     @property
     def bad(self) -> list[str]:
-        return getattr(self.base, "bad", [])
+        return self.base.bad
 
 
 def _converted_statistics(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

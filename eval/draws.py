@@ -32,13 +32,13 @@ def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
         raise UserError(
             f"n_labels={n}, but train and val have {len(known)} labelled images",
             "n_labels",
-            f"at most {len(known)}",
+            f"label more images, or give at most {len(known)} in a suite's few_label and fine_tune",
         )
     if n < 2 * num_classes:
         raise UserError(
             f"n_labels={n} is fewer than two for each of {num_classes} classes",
             "n_labels",
-            f"at least {2 * num_classes}",
+            f"give at least {2 * num_classes} in a suite's few_label and fine_tune",
         )
     chance = bits(DrawKey(number, _EPOCH), known, 0, 2)
     by_turn = chance[:, 0].argsort()
@@ -79,6 +79,7 @@ class Pool:
             first.channels,
         )
         self.size, self.mean, self.std = first.size, first.mean, first.std
+        self.bad = [line for part in parts for line in part.bad]
         self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
 
     def __len__(self) -> int:

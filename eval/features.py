@@ -68,7 +68,7 @@ def _decoded(source: Source, parts: tuple[Tensor, ...], size: int) -> Iterator[T
     if source.size is not None:
         yield from map(source.pixels, parts)
         return
-    bad: list[str] = getattr(source, "bad", [])
+    bad = source.bad
     known = len(bad)
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
 

@@ -1,7 +1,5 @@
 """A linear head on n labels, which choose its regularisation as well."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,7 +30,6 @@ class FewLabel:
     name: str = "fewlabel/v1"
     n_labels: tuple[Count, ...] = (100, 600)
     draws: tuple[Natural, ...] = (0, 1, 2, 3, 4)
-    uses_features: ClassVar[bool] = True
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         """

@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,6 @@ class FineTune:
     learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
     steps: Count = 500
     batch_size: Count = 64
-    uses_features: ClassVar[bool] = False
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         """

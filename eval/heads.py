@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _HISTORY = 10  # curvature pairs, the usual L-BFGS memory
+_HALVINGS = 12  # of a step, after which a problem is at the end of its precision
 _CHUNK = 2**22  # logits held at a time: 16 MiB, whatever the number of samples
 
 
@@ -119,15 +120,14 @@ def _loss(w: Tensor, z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor
         logp = (w.view(-1, dim) @ x.T).view(heads, classes, -1).log_softmax(1)
         target = y.expand(heads, 1, -1)
         loss -= (logp.gather(1, target)[:, 0].double() * a).sum(1)
-        error = (
-            logp.exp_().scatter_add_(1, target, logp.new_full((), -1.0).expand(target.shape)).mul_(a[:, None])
-        )
+        error = logp.exp_().scatter_add_(1, target, logp.new_full((), -1.0).expand(target.shape))
+        error *= a[:, None]
         gradient.view(-1, dim).addmm_(error.view(heads * classes, -1), x)
     return loss, gradient
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.einsum("skd,skd->s", a, b)
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
 
 
 def _lbfgs(
@@ -142,55 +142,55 @@ def _lbfgs(
 ) -> Tensor:
     """Minimise from `w` [S, K, R]. Problems that are done leave the batch: the slow ones run alone."""
     answer = w.clone()
-    alive = torch.arange(w.shape[0], device=w.device)
+    alive = torch.arange(len(w), device=w.device)
+    stuck = torch.zeros_like(alive, dtype=torch.bool)
     loss, gradient = _loss(w, z, labels, weights, penalty)
     pairs: list[tuple[Tensor, Tensor]] = []
     for _ in range(max_steps):
         direction = _direction(gradient, pairs, metric)
         slope = _dot(gradient, direction)
-        reset = slope >= 0  # rounding spoilt the curvature: the metric alone always descends
-        direction = torch.where(reset[:, None, None], -metric * gradient, direction)
-        slope = torch.where(reset, _dot(gradient, direction), slope)
-        done = -slope <= tolerance * loss
-        if done.any():
-            answer[alive[done]] = w[done]
-            keep = ~done
-            alive, loss, slope, weights, w, gradient, direction, penalty, metric = (
-                t[keep] for t in (alive, loss, slope, weights, w, gradient, direction, penalty, metric)
-            )
-            pairs = [(s[keep], y[keep]) for s, y in pairs]
-            if not len(alive):
+        lost = slope >= 0  # rounding spoilt the curvature: the metric alone always descends
+        if lost.any():
+            direction[lost] = -(metric * gradient)[lost]
+            slope = _dot(gradient, direction)
+        going = (-slope > tolerance * loss) & ~stuck
+        if not going.all():
+            answer[alive] = w
+            if not going.any():
                 return answer
+            alive, loss, slope, weights, w, gradient, direction, penalty, metric = (
+                t[going] for t in (alive, loss, slope, weights, w, gradient, direction, penalty, metric)
+            )
+            pairs = [(s[going], y[going]) for s, y in pairs]
         length = torch.ones_like(slope)
-        for _ in range(12):
+        for _ in range(_HALVINGS):
             trial = w + length[:, None, None] * direction
             trial_loss, trial_gradient = _loss(trial, z, labels, weights, penalty)
-            short = (
-                trial_loss > loss + 1e-4 * length * slope + 1e-7 * loss
-            )  # float32 noise is no reason to shrink
-            if not short.any():
+            # by as much as float32 is uncertain the loss may rise
+            stuck = trial_loss > loss * (1 + 1e-7) + 1e-4 * length * slope
+            if not stuck.any():
                 break
-            length = torch.where(short, length / 2, length)
+            length = torch.where(stuck, length / 2, length)
         pairs = [*pairs[1 - _HISTORY :], (trial - w, trial_gradient - gradient)]
-        w, loss, gradient = trial, trial_loss, trial_gradient
+        w, loss, gradient = torch.where(stuck[:, None, None], w, trial), trial_loss, trial_gradient
     answer[alive] = w
     return answer
 
 
 def _direction(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]], metric: Tensor) -> Tensor:
     """- (inverse Hessian estimate) @ gradient: the two-loop recursion over pairs of positive curvature."""
-    q, trail = gradient.clone(), []
+    q, trail = -gradient, []
     for s, y in reversed(pairs):
         sy = _dot(s, y)
         rho = torch.where(sy > 0, 1 / sy, 0.0)
         alpha = rho * _dot(s, q)
-        q -= alpha[:, None, None] * y
+        q.addcmul_(alpha[:, None, None], y, value=-1)
         trail.append((s, y, rho, alpha))
-    r = metric * q
+    r = q.mul_(metric)
     if pairs:
         s, y = pairs[-1]
         scale = _dot(s, y) / _dot(y, metric * y).clamp(min=1e-30)
-        r *= torch.where(scale > 0, scale, 1.0)[:, None, None]
+        r.mul_(torch.where(scale > 0, scale, 1.0)[:, None, None])
     for s, y, rho, alpha in reversed(trail):
-        r += (alpha - rho * _dot(y, r))[:, None, None] * s
-    return -r
+        r.addcmul_((alpha - rho * _dot(y, r))[:, None, None], s)
+    return r

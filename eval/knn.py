@@ -20,8 +20,8 @@ _CHUNK = 2**25  # similarities held at a time: 128 MiB, whatever the sizes
 class KNN:
     """Cosine neighbours vote with weight exp(similarity / temperature) (Wu et al. 2018, 3.4).
 
-    k, and whether the mean of the bank is subtracted first, are chosen by top-1 on val with train as the bank.
-    Then the bank is train and val, and test is asked once. The temperature is theirs and DINO's.
+    k, and whether the mean of the bank is subtracted first, are chosen by top-1 on val with train as the
+    bank. Then the bank is train and val, and test is asked once. The temperature is theirs and DINO's.
     """
 
     name: str = "knn/v1"
@@ -87,9 +87,7 @@ def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: floa
 def neighbours(bank: Tensor, queries: Tensor, k: int, backend: str | None = None) -> tuple[Tensor, Tensor]:
     """The k rows of `bank` [M, D] most similar to each query [N, D]: falling cosines and indices [N, k].
 
-    Exact.
-
-    backend: "faiss" (what a CPU uses) or "torch" (any device). All-zero rows have cosine 0 with everything.
+    The search is exact. backend: "faiss" (what a CPU uses) or "torch" (any device). All-zero rows have cosine 0 with everything.
     """
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     if (backend or ("faiss" if bank.device.type == "cpu" else "torch")) == "faiss":

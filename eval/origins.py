@@ -8,6 +8,7 @@ from typing import Any
 
 from eval.compare import Group
 from eval.record import Row
+from eval.rows import data_config
 
 
 def encoders(group: Group) -> dict[tuple[str, str, int], list[Row]]:
@@ -45,7 +46,11 @@ def commands(group: Group) -> Iterator[str]:
     for (method, _run, seed), rows in encoders(group).items():
         evaluators = dict.fromkeys(row.evaluator.split("/")[0] for row in rows)
         words = ["python", "tools/evaluate.py", spec(rows[0], group), "--evaluators", *evaluators]
-        yield shlex.join(words + (["--seed", str(seed)] if method == "random" else []))
+        if method == "random":
+            words += ["--seed", str(seed)]
+        elif not rows[0].images_seen and (data := data_config(group.dataset, folders(group))):
+            words += [f"data.source={data.source}", *([f"data.path={data.path}"] if data.path else [])]
+        yield shlex.join(words)
 
 
 def facts(rows: list[Row]) -> dict[str, Any]:

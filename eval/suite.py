@@ -1,6 +1,5 @@
 """A suite: recipes x seeds, and what is done with each. Everything that is already done is skipped."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate.commands.config.config_args import default_config_file
 
 from eval import encoders
 from eval.base import Context, Evaluator
@@ -24,7 +24,7 @@ from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
 from ssl_cls.run import Run
-from ssl_cls.spec import Count, Natural, spec
+from ssl_cls.spec import Count, Natural, Positive, spec
 
 
 @spec
@@ -37,6 +37,8 @@ class FewLabelPart:
 class FineTunePart:
     n_labels: tuple[Count, ...] = (600,)
     draws: Count = 1
+    learning_rates: tuple[Positive, ...] = FineTune().learning_rates
+    steps: Count = FineTune().steps
 
 
 @spec
@@ -89,9 +91,13 @@ def pretrainings(suite: Suite) -> Iterator[Pretraining]:
 
 
 def launcher() -> list[str]:
-    """`accelerate launch` of this environment, as the user has configured it."""
-    beside = Path(sys.executable).with_name("accelerate")
-    return [str(beside if beside.exists() else shutil.which("accelerate") or "accelerate"), "launch"]
+    """`accelerate launch` of this environment: as the user has configured it, else a process for each GPU, or one."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if Path(default_config_file).exists():
+        return command
+    gpus = torch.cuda.device_count()
+    several = ["--multi_gpu"] if gpus > 1 else []
+    return [*command, *several, "--num_processes", str(max(1, gpus)), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
 def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
@@ -99,9 +105,13 @@ def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
 
     The supervised reference has seen all labels, so its few-label cells stay empty.
     """
+    tune = suite.fine_tune
     probes: list[Evaluator] = [KNN(), Linear()]
     few: list[Evaluator] = [FewLabel(n_labels=suite.few_label.n_labels, draws=tuple(range(suite.few_label.draws)))]
-    tuned: list[Evaluator] = [FineTune(n_labels=n, draws=tuple(range(suite.fine_tune.draws))) for n in suite.fine_tune.n_labels]
+    tuned: list[Evaluator] = [
+        FineTune(n_labels=n, draws=tuple(range(tune.draws)), learning_rates=tune.learning_rates, steps=tune.steps)
+        for n in tune.n_labels
+    ]
     asked: dict[Path, Judgement] = {suite.folder / "pixels": Judgement("pixels", 0, suite.folder / "pixels", probes + few)}
     for run in runs:
         seed, label = run.recipe.seed, run.recipe.backbone.name

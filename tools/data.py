@@ -85,7 +85,7 @@ def checked(args: argparse.Namespace) -> int:
     console.print(table)
     console.print(f"used to normalise: mean {source.mean}, std {source.std}")
 
-    bad = [line for split in splits.values() for line in getattr(split, "bad", ())]
+    bad = [line for split in splits.values() for line in split.bad]
     for line in bad:
         console.print(Text(f"cannot be read: {line}", style="red"))
     return 1 if bad else 0

@@ -27,7 +27,7 @@ def resample(pixels: Tensor, geometry: Geometry, size: int, interpolation: str) 
     vertical = _centres(top, h, size, height)
     horizontal = _centres(left, w, size, width)
     horizontal = torch.where(_sent(geometry.flip, pixels)[:, None], horizontal.flip(1), horizontal)
-    # A row's channels side by side, so that both axes are one plain bmm: broadcasting would copy the matrices.
+    # A row's channels lie side by side, so that each axis is one bmm: broadcasting would copy the matrices.
     rows = pixels.float().transpose(1, 2).reshape(b, height * c, width)
     across = torch.bmm(rows, _filter(horizontal, left, w, width, interpolation).transpose(1, 2))
     down = torch.bmm(_filter(vertical, top, h, height, interpolation), across.view(b, height, c * size))

@@ -52,6 +52,7 @@ class Arrays:
         self.class_names: list[str] | None = class_names
         self.num_classes: int | None = len(class_names)
         self.mean, self.std = mean, std
+        self.bad: list[str] = []  # arrays are checked as a whole
         self.channels = images.shape[1]
         self.size: tuple[int, int] | None = (images.shape[2], images.shape[3])
         digest = hashlib.sha256(images.cpu().numpy().data)
@@ -117,14 +118,8 @@ def digits(split: str, root: Path, device: torch.device) -> Arrays:
 
     Of 1,797 images, a fixed 359 are test, 144 val, 1,294 train. `root` is not used: nothing is fetched.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UserError(
-            "data.source=digits comes with scikit-learn, which is not installed",
-            "data.source",
-            "pip install scikit-learn",
-        ) from error
+    from sklearn.datasets import load_digits  # seconds to import, and only digits need it
+
     loaded = load_digits()
     images = torch.from_numpy(np.rint(loaded.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(loaded.target).long()

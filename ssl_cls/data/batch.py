@@ -11,6 +11,6 @@ class Batch(NamedTuple):
     """One rank's share of one micro-batch."""
 
     views: dict[str, list[Tensor]]  # "global", "local": float32 [B, C, H, W] each, normalised
-    index: Tensor  # int64 [B]: masks and mixup are drawn from (key, index, view, slot)
+    index: Tensor  # type: ignore[assignment]  # int64 [B]: masks and mixup are drawn from (key, index, view, slot)
     key: DrawKey
     labels: Tensor | None  # int64 [B]; None unless the method needs labels

@@ -1,7 +1,6 @@
 """One image file, of any kind that Pillow reads, to 8-bit grey or RGB pixels the right way up."""
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,18 +111,21 @@ def _orientation(image: Image.Image) -> int:
     """1 to 8, from the header. In a PNG it may come after the pixels: not looked for. Pillow turns TIFFs."""
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
-    value: Any = image.getexif().get(_ORIENTATION, 1)
+    try:
+        value: Any = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata of a picture that may be whole
+        return 1
     return value if value in _UPRIGHT else 1
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on metadata; damage is an exception
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(path)
-        except UnidentifiedImageError as error:
-            raise ValueError("no kind of image that Pillow knows") from error
-        with image:
-            yield image
+    try:
+        image = Image.open(path)
+    except UnidentifiedImageError as error:
+        raise ValueError("no kind of image that Pillow knows") from error
+    with image:
+        # Pillow itself goes on with a warning up to twice its limit
+        if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels are too many")
+        yield image

@@ -17,6 +17,7 @@ class Source(Protocol):
     size: tuple[int, int] | None  # (height, width); None: images differ, and `crops` is the only way to pixels
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]: what encoders normalise with
     std: tuple[float, ...]
+    bad: list[str]  # files found unreadable so far, and replaced by another image
 
     def __len__(self) -> int: ...
 
@@ -43,7 +44,7 @@ class Subset:
         self.base, self.members, self.name = base, members, name
         self.fingerprint = f"{base.fingerprint}-{name.rsplit('/', 1)[-1]}{len(members)}"
         self.num_classes, self.class_names, self.channels = base.num_classes, base.class_names, base.channels
-        self.size, self.mean, self.std = base.size, base.mean, base.std
+        self.size, self.mean, self.std, self.bad = base.size, base.mean, base.std, base.bad
 
     def __len__(self) -> int:
         return len(self.members)

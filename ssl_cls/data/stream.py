@@ -123,7 +123,7 @@ class Stream:
 
     def _cut(self, start: int, stop: int) -> Iterator[list[list[Tensor]]]:
         """The crops of each micro-batch of each step, made ahead of time in other processes."""
-        already = list(getattr(self.source, "bad", ()))  # not all sources can be damaged
+        already = list(self.source.bad)
         total, bad = len(self.source) + len(already), dict.fromkeys(already)
         loader = DataLoader(
             _Cuts(self.source, self.augment, self._share),
@@ -151,7 +151,7 @@ class _Cuts(Dataset[tuple[list[list[Tensor]], list[str] | UserError]]):
     def __getitem__(self, step: int) -> tuple[list[list[Tensor]], list[str] | UserError]:
         key, parts = self.share.indices(step)
         try:
-            return [self._crops(key, part) for part in parts], list(getattr(self.source, "bad", ()))
+            return [self._crops(key, part) for part in parts], list(self.source.bad)
         except UserError as error:  # a loader would wrap it into a traceback
             return [], error
 

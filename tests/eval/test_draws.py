@@ -29,7 +29,9 @@ class Numbers:
     def pixels(self, indices: Tensor) -> Tensor:
         return indices[:, None, None, None].expand(-1, 1, 2, 2).to(torch.uint8)
 
-    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
+    def crops(
+        self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str
+    ) -> list[Tensor]:
         return [indices[:, None] * 1000 + box[:, :1].long() for box in boxes]
 
     def labels(self, indices: Tensor) -> Tensor:
@@ -116,7 +118,11 @@ def test_folds_are_stratified_and_of_like_sizes(n: int) -> None:
 
 def test_a_pool_is_its_parts_end_to_end() -> None:
     whole = Numbers(12)
-    pool = Pool("numbers/pool", Subset(whole, torch.arange(7), "numbers/a"), Subset(whole, torch.arange(7, 12), "numbers/b"))
+    pool = Pool(
+        "numbers/pool",
+        Subset(whole, torch.arange(7), "numbers/a"),
+        Subset(whole, torch.arange(7, 12), "numbers/b"),
+    )
     indices = torch.tensor([11, 0, 6, 7, 3])
     assert len(pool) == 12
     assert pool.pixels(indices).equal(whole.pixels(indices))
@@ -124,5 +130,9 @@ def test_a_pool_is_its_parts_end_to_end() -> None:
     assert pool.labels(indices).equal(whole.labels(indices))
     assert pool_labels(*pool.parts).equal(whole.labels(torch.arange(12)))
     boxes = [torch.arange(20.0).view(5, 4), -torch.arange(20.0).view(5, 4)]
-    for got, expected in zip(pool.crops(indices, boxes, [2, 2], "bilinear"), whole.crops(indices, boxes, [2, 2], "bilinear"), strict=True):
+    for got, expected in zip(
+        pool.crops(indices, boxes, [2, 2], "bilinear"),
+        whole.crops(indices, boxes, [2, 2], "bilinear"),
+        strict=True,
+    ):
         assert got.equal(expected)

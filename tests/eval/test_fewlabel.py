@@ -44,13 +44,13 @@ def _encoder(out: Path) -> Encoder:
     return Encoder(Pixels(), SIDE, 1, (0.5,), (0.3,), "00", Provenance("pixels", "pixels", "", 0), out)
 
 
-@pytest.fixture()
+@pytest.fixture
 def context(tmp_path: Path) -> Context:
     return Context(torch.device("cpu"), cache=tmp_path / "features")
 
 
 def test_cross_validation_is_scikit_learns() -> None:
-    """Same folds, same standardisation, C = 1 / (weight_decay * n): the same held-out loss, and so the same choice."""
+    """Same folds, same standardisation, C = 1 / (weight_decay * n): the same held-out loss and heads."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     features = torch.randn(60, 5, generator=generator) + labels[:, None]
@@ -79,7 +79,11 @@ def test_rows_say_what_was_used(tmp_path: Path, context: Context) -> None:
         assert result.chosen_on == "cv5"
         top1 = 100 * (result.predictions == test_labels).double().mean().item()
         assert result.metrics["top1"] == pytest.approx(top1)
-        chosen = [o["top1"] for o in result.optimism if o["settings"]["weight_decay"] == result.settings["weight_decay"]]
+        chosen = [
+            o["top1"]
+            for o in result.optimism
+            if o["settings"]["weight_decay"] == result.settings["weight_decay"]
+        ]
         assert chosen == [pytest.approx(top1)]
     assert results[2].metrics["top1"] > results[0].metrics["top1"]
 

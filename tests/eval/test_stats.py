@@ -62,7 +62,7 @@ def test_bootstrap_of_equal_answers_is_nothing() -> None:
 
 
 def test_bootstrap_of_averaged_runs_knows_their_variance() -> None:
-    """Over several runs an image is right a fraction of the time: the width is that of the mean of the differences."""
+    """Over several runs an image is right a fraction of the time: the width is that of their mean."""
     generator = np.random.default_rng(3)
     a, b = generator.binomial(3, 0.8, 4000) / 3, generator.binomial(3, 0.75, 4000) / 3
     points, low, high, _ = paired_bootstrap(a, b, samples=40_000)
@@ -81,7 +81,7 @@ def test_bootstrap_is_antisymmetric_in_points_and_a_function_of_its_seed() -> No
 
 
 def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
-    """Of 400 test sets with a known difference, 95 % of intervals hold it, to within the error of 400 trials."""
+    """Of 400 test sets with a known difference 95 % of intervals hold it, within the error of 400 trials."""
     generator = np.random.default_rng(0)
     only_a, only_b, n, trials = 0.06, 0.04, 1000, 400
     held = rejected = 0

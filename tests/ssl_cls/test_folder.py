@@ -101,6 +101,12 @@ def test_exif_turns_the_image_and_its_size(tmp_path: Path, ending: str, orientat
     assert torch.equal(crop, chw(expected.crop((7, 5, 39, 37))))
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*", b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_damaged_metadata_is_no_damage(tmp_path: Path, exif: bytes) -> None:
+    source = alone(tmp_path / "x.jpg", smooth(48, 48, 16), exif=exif)
+    assert torch.equal(whole(source), chw(Image.open(tmp_path / "train" / "x.jpg")))
+
+
 def test_a_draft_of_a_large_jpeg_is_the_same_picture(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6

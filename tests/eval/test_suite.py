@@ -1,0 +1,88 @@
+"""A suite does everything once: on digits, end to end, then again in no time; and its committed rows stand in for runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+name: {name}
+data: {{source: digits}}
+backbone: {{name: resnet_small, args: {{channels: [8, 16]}}, pooling: avg}}
+method: {{name: {name}}}
+optim: {{name: adamw, lr: 1e-3}}
+train: {{epochs: 1, batch_size: 128}}
+"""
+SUITE = """
+name: small
+recipes: [simclr.yaml, supervised.yaml]
+overrides: [optim.weight_decay=0.01]
+seeds: [0]
+few_label: {n_labels: [50], draws: 2}
+fine_tune: {n_labels: [50], draws: 1, learning_rates: [1e-3], steps: 5}
+results: results/small.jsonl
+"""
+
+
+def suite(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "suite.py"), "small.yaml", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, env={**os.environ, "COLUMNS": "200"}, check=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "small.yaml").write_text(SUITE)
+    for name in ("simclr", "supervised"):
+        (folder / f"{name}.yaml").write_text(RECIPE.format(name=name))
+    (folder / "tools").symlink_to(ROOT / "tools")
+    first = suite(folder)
+    assert first.returncode == 0, first.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_every_row_of_the_table_is_made(done: Path) -> None:
+    rows = [json.loads(line) for line in (done / "results" / "small.jsonl").read_text().splitlines()]
+    made = {(row["method"], row["evaluator"], row["n_labels"]) for row in rows}
+    frozen = {("knn/v1", None), ("linear/v1", None)}
+    few = frozen | {("fewlabel/v1", 50)}
+    assert {(e, n) for m, e, n in made if m == "pixels"} == few
+    assert {(e, n) for m, e, n in made if m == "random"} == few | {("finetune/v1", 50)}
+    assert {(e, n) for m, e, n in made if m == "simclr"} == few | {("finetune/v1", 50)}
+    assert {(e, n) for m, e, n in made if m == "supervised"} == frozen  # a reference: its few-label cells stay empty
+    assert sum(row["evaluator"] == "fewlabel/v1" and row["method"] == "simclr" for row in rows) == 2
+    assert (done / "runs" / "small" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_again_nothing_is_done_and_the_rows_are_the_same_bytes(done: Path) -> None:
+    before = (done / "results" / "small.jsonl").read_bytes()
+    again = suite(done)
+    assert again.returncode == 0, again.stderr
+    assert "pretraining" not in again.stderr
+    assert before == (done / "results" / "small.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_committed_rows_stand_in_for_runs(done: Path, tmp_path: Path) -> None:
+    for name in ("small.yaml", "simclr.yaml", "supervised.yaml", "results"):
+        (tmp_path / name).symlink_to(done / name)
+    listed = suite(tmp_path, "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    assert "pretrain" not in listed.stderr
+    assert "evaluate" not in listed.stderr
+
+
+@pytest.mark.slow
+def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("name: small\nrecipes: [a.yaml, b.yaml]\n")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(RECIPE.format(name="simclr"))
+    refused = suite(tmp_path, "--dry-run")
+    assert refused.returncode == 2
+    assert "two recipes" in refused.stderr
