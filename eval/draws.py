@@ -79,11 +79,14 @@ class Pool:
             first.channels,
         )
         self.size, self.mean, self.std = first.size, first.mean, first.std
-        self.bad = [line for part in parts for line in part.bad]
         self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def bad(self) -> list[str]:
+        return [line for part in self.parts for line in part.bad]
 
     def _gather(self, indices: Tensor, ask: Callable[[Source, Tensor, Tensor], list[Tensor]]) -> list[Tensor]:
         """`ask(part, indices within it, places in the batch)` of each part, in the batch's order."""

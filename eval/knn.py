@@ -87,7 +87,8 @@ def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: floa
 def neighbours(bank: Tensor, queries: Tensor, k: int, backend: str | None = None) -> tuple[Tensor, Tensor]:
     """The k rows of `bank` [M, D] most similar to each query [N, D]: falling cosines and indices [N, k].
 
-    The search is exact. backend: "faiss" (what a CPU uses) or "torch" (any device). All-zero rows have cosine 0 with everything.
+    The search is exact, by "faiss" (the default on a CPU) or "torch" (any device). A row of zeros has
+    cosine 0 with everything.
     """
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
     if (backend or ("faiss" if bank.device.type == "cpu" else "torch")) == "faiss":

@@ -30,7 +30,7 @@ class KNNMonitor:
         device, training = next(encoder.parameters()).device, encoder.training
         encoder.eval()
         with torch.inference_mode():
-            images = (whole(source.pixels(part).to(device), self.size, source.mean, source.std) for part in indices.split(_BATCH))
+            images = (whole(source.pixels(part).to(device), self.size, source.mean, source.std) for part in torch.split(indices, _BATCH))
             features = torch.cat([encoder(x) for x in images]).float()
         encoder.train(training)
         return nn.functional.normalize(features, dim=1), source.labels(indices).to(device)

@@ -95,7 +95,9 @@ def terminal(groups: Sequence[Group], console: Console) -> None:
 def _rich(name: str, header: list[str], lines: list[list[str]]) -> Table:
     table = Table(title=Text(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, text in enumerate(header):
-        table.add_column(Text(text), justify="right" if number else "left", no_wrap=not number)
+        table.add_column(
+            Text(text), justify="right" if number else "left", no_wrap=not number, overflow="fold"
+        )
     for line in lines:
         table.add_row(*map(Text, line))
     return table

@@ -16,7 +16,7 @@ class Verdict:
 
 
 def verdict(group: Group) -> Verdict:
-    """Fine-tuning against scratch answers; "yes" and "no" need both its intervals to leave zero out."""
+    """Fine-tuning against scratch answers; "yes" and "no" need both intervals to leave zero out."""
     tests = [test for test in group.differences if test.against == "scratch"]
     done = sorted((test for test in tests if not test.refused), key=lambda test: -test.points)
     if not any(line.kind == "pretrained" for line in group.lines):
@@ -33,7 +33,8 @@ def verdict(group: Group) -> Verdict:
         )
     elif best := next((test for test in done if test.outcome == "better"), None):
         by = f"{_points(best)} on {_labels(best)}"
-        state, said = "yes", f"Yes. Fine-tuned {best.line} beats training from scratch by {by}."
+        yes = "Yes, in a single run." if best.half_width is None else "Yes."
+        state, said = "yes", f"{yes} Fine-tuned {best.line} beats training from scratch by {by}."
     elif all(test.outcome == "worse" for test in done):
         state, said = (
             "no",

@@ -48,7 +48,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, pooling: str) -> None:
         super().__init__()
         if not isinstance(model, VisionTransformer):
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5 times the speed of a convolution on a CPU
+            model.to(memory_format=torch.channels_last)  # 1.5 times the speed of a convolution on a CPU
         self.model, self.pooling = model, pooling
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
 
@@ -107,7 +107,7 @@ class Backbone(nn.Module):
             x = x[:, self.prefix_tokens :]
             if pooling == "avg":
                 return x.mean(1)
-            x = x.transpose(1, 2).unflatten(2, self.grid)
+            x = x.transpose(1, 2).reshape(len(x), -1, *self.grid)
         match = _GRID.fullmatch(pooling)
         return F.adaptive_avg_pool2d(x, int(match.group(1)) if match else 1).flatten(1)
 
@@ -146,7 +146,7 @@ def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
         model = timm.create_model(config.name, pretrained=False, num_classes=0, in_chans=channels, **args)
     except (TypeError, AssertionError, ValueError, AttributeError) as error:
         raise UserError(f"timm cannot build {config.name} with {args}: {error}", "backbone.args", "see the model's arguments in timm") from error
-    model.model_args = args  # type: ignore[assignment]  # exported beside the weights, so that timm can rebuild the model
+    model.model_args = args  # exported beside the weights, so that timm can rebuild the model
     backbone = Backbone(model, config.pooling)
     if config.pooling == "cls" and not getattr(model, "num_prefix_tokens", 0):
         raise UserError(f"{config.name} has no class token", "backbone.pooling", "use avg or avg2x2")

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, asdict, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -150,12 +149,7 @@ def _reading_order(problem: Problem) -> tuple[bool, int]:
 
 def _checked(kind: type[T], raw: dict[str, Any]) -> T:
     """JSON mode, so that lists may become tuples while `true` and "1" stay what they are."""
-    return _adapter(kind).validate_json(json.dumps(raw))
-
-
-@cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
+    return TypeAdapter(kind).validate_json(json.dumps(raw))
 
 
 def _read(path: Path) -> str:

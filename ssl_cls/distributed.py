@@ -48,12 +48,12 @@ class _Mean(torch.autograd.Function):
 
 def gather(x: Tensor) -> Tensor:
     """[N, ...] on each rank -> [ranks * N, ...] on every rank, in rank order, differentiable."""
-    return x if num_ranks() == 1 else _Gather.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return x if num_ranks() == 1 else _Gather.apply(x)
 
 
 def mean(x: Tensor) -> Tensor:
     """The mean over ranks of same-shaped tensors, differentiable."""
-    return x if num_ranks() == 1 else _Mean.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return x if num_ranks() == 1 else _Mean.apply(x)
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -56,23 +57,29 @@ def save_encoder(
 
 
 def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
-    """The encoder of a folder that save_encoder wrote, weights checked name by name, and its config.json.
+    """The encoder of a folder that save_encoder or timm wrote, its weights checked name by name, and config.json.
+
+    A classifier that timm saved with it is checked with the rest, then left off. Nothing in the folder can run code.
 
     Raises:
-        UserError: no such folder, or weights that are not the architecture's.
+        UserError: no such folder, damaged files, or weights that are not the architecture's.
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
+        channels, _, _ = config["pretrained_cfg"]["input_size"]
+        args = {"in_chans": channels, "num_classes": config.get("num_classes", 0), **config.get("model_args", {})}
+        model = timm.create_model(config["architecture"], pretrained=False, **args)
+        model.load_state_dict(weights)
     except FileNotFoundError as error:
         raise UserError("no encoder here", str(folder), "give the folder encoder/ of a finished run") from error
-    model = timm.create_model(config["architecture"], pretrained=False, num_classes=0, **config["model_args"])
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"these weights are not those of {config['architecture']}: {error}", str(folder / "model.safetensors"), "export the run again") from error
-    model.model_args = config["model_args"]
-    return Backbone(model, config["ssl_cls"]["pooling"]), config
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"this is no whole encoder: {error!r:.300}", str(folder), "export it again") from error
+    if args["num_classes"]:
+        model.reset_classifier(0, "")
+    model.model_args = args | {"num_classes": 0}
+    usual = "cls" if config.get("global_pool") == "token" else "avg"
+    return Backbone(model, config.get("ssl_cls", {}).get("pooling", usual)), config
 
 
 def sha256(network: nn.Module) -> str:

@@ -95,7 +95,7 @@ def clip(parameters: Iterable[nn.Parameter], config: ClipConfig | None) -> Tenso
     """Clip gradients in place; returns their total norm before clipping, a scalar on the device."""
     grads = [p.grad for p in parameters if p.grad is not None]
     norms = torch.stack(torch._foreach_norm(grads))
-    total = norms.norm()
+    total: Tensor = torch.linalg.vector_norm(norms)
     if config is not None:
         measured = norms if config.per == "tensor" else total.expand(len(grads))
         scales = (config.norm / (measured + 1e-6)).clamp(max=1.0)

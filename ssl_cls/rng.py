@@ -62,9 +62,10 @@ def permute(position: Tensor, n: int, key: DrawKey) -> Tensor:
         left, right = x >> half, x & mask
         for round_key in rounds:
             left, right = right, left ^ (_mix(right ^ round_key) & mask)
-        return (left << half) | right
+        joined: Tensor = (left << half) | right
+        return joined
 
-    image = feistel(position)
+    image: Tensor = feistel(position)
     while bool((outside := image >= n).any()):
         image = torch.where(outside, feistel(image), image)
     return image

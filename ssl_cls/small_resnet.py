@@ -84,13 +84,13 @@ _CFG = {
 default_cfgs = generate_default_cfgs({"resnet_small.untrained": _CFG, "resnet18_small.untrained": _CFG})
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def resnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """0.3 M parameters; 14 x 14, 7 x 7 and 4 x 4 maps from 28 pixels. `channels` sets widths and depth."""
     return build_model_with_cfg(SmallResNet, "resnet_small", pretrained, **kwargs)  # type: ignore[no-any-return]
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def resnet18_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNet-18 with the 3x3 stride-1 stem and no max-pool that CIFAR tables use (Chen et al. 2020, B.9)."""
 

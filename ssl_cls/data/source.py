@@ -17,7 +17,10 @@ class Source(Protocol):
     size: tuple[int, int] | None  # (height, width); None: images differ, and `crops` is the only way to pixels
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]: what encoders normalise with
     std: tuple[float, ...]
-    bad: list[str]  # files found unreadable so far, and replaced by another image
+
+    @property
+    def bad(self) -> list[str]:
+        """Files found unreadable so far, each with the reason; another image stood in for them."""
 
     def __len__(self) -> int: ...
 
@@ -44,10 +47,14 @@ class Subset:
         self.base, self.members, self.name = base, members, name
         self.fingerprint = f"{base.fingerprint}-{name.rsplit('/', 1)[-1]}{len(members)}"
         self.num_classes, self.class_names, self.channels = base.num_classes, base.class_names, base.channels
-        self.size, self.mean, self.std, self.bad = base.size, base.mean, base.std, base.bad
+        self.size, self.mean, self.std = base.size, base.mean, base.std
 
     def __len__(self) -> int:
         return len(self.members)
+
+    @property
+    def bad(self) -> list[str]:
+        return self.base.bad
 
     def _base(self, indices: Tensor) -> Tensor:
         return self.members[indices.to(self.members.device)]

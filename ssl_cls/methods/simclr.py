@@ -72,7 +72,7 @@ class SimCLR(Method):
         return {"h": h, "z": self.projector(h)}
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        z = F.normalize(embeddings["z"], dim=1).unflatten(0, (2, -1))  # [2, N, D]
+        z = torch.stack(F.normalize(embeddings["z"], dim=1).chunk(2))  # [2, N, D]
         loss = nt_xent(z, self.temperature)
         alignment = (z[0] * z[1]).sum(1).mean().detach()
         return StepOutput(loss, embeddings["h"].detach(), {"positive_similarity": alignment}, {})

@@ -280,6 +280,13 @@ def test_the_answer_needs_images_and_seeds_to_agree() -> None:
     )  # the mean is far above zero, but one seed is not
 
 
+def test_an_answer_from_a_single_run_says_so() -> None:
+    for seeds, beginning in ((1, "Yes, in a single run."), (2, "Yes. Fine-tuned")):
+        pairs = (("mae", 850), ("random", 800))
+        group = only(finetuned(method, correct(n), seed=seed) for method, n in pairs for seed in range(seeds))
+        assert verdict(group).headline.startswith(beginning)
+
+
 def test_the_answer_is_against_scratch_alone() -> None:
     group = only(
         [

@@ -141,10 +141,3 @@ def test_idx_with_a_lie_in_it_is_refused(tmp_path: Path, hostile: str) -> None:
     with pytest.raises(UserError) as refused:
         arrays.read_idx(tmp_path / "x", 3)
     assert refused.value.where == str(tmp_path / "x")
-
-
-def test_a_missing_scikit_learn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(UserError, match="scikit-learn") as refused:
-        catalog.open(DataConfig(source="digits"), "train")
-    assert refused.value.fix == "pip install scikit-learn"
