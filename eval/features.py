@@ -76,13 +76,11 @@ def _decoded(source: Source, parts: tuple[Tensor, ...], size: int) -> Iterator[T
             return source.crops(one, [centre_boxes(source.sizes(one))], [size], "bilinear")[0]
 
         for part in parts:
-            yield torch.cat(list(pool.map(cut, torch.split(part, 16))))
-            if len(bad) > known:
-                raise UserError(
-                    "evaluation needs every image, and cannot decode:\n  " + "\n  ".join(bad[known:]),
-                    source.name,
-                    "replace or remove them",
-                )
+            pixels = torch.cat(list(pool.map(cut, torch.split(part, 16))))
+            if new := bad[known:]:
+                what = "evaluation needs every image, and cannot decode:\n  " + "\n  ".join(new)
+                raise UserError(what, source.name, "replace or remove them")
+            yield pixels
 
 
 def _path(encoder: Encoder, source: Source, context: Context) -> Path:

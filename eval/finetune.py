@@ -31,8 +31,8 @@ _WEIGHT_DECAY, _LABEL_SMOOTHING, _WARMUP = 0.05, 0.1, 0.1
 class Classifier(nn.Module):
     """A copy of an encoder's network, all of it trainable, under a fresh linear head.
 
-    The head starts at zero, as MAE's starts within 2e-5 of it (He et al. 2022, A.1): whatever the scale of
-    the features, the first steps are small ones.
+    Differs: the head starts as torch's do, where MAE's starts within 2e-5 of zero (He et al. 2022, A.1).
+    From zero a ViT hardly trains: 34 % against 66, 250 steps from scratch, 600 labels of Fashion-MNIST.
     """
 
     def __init__(self, network: nn.Module, num_classes: int, example: Tensor) -> None:
@@ -41,8 +41,6 @@ class Classifier(nn.Module):
         with torch.no_grad():
             dim = self._features(example).shape[1]
         self.head = nn.Linear(dim, num_classes, device=example.device)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """float [B, C, H, W] -> logits [B, num_classes]."""
@@ -135,7 +133,7 @@ class FineTune:
             needs_labels=True,
         )
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)  # drop-path and dropout
+            torch.manual_seed(seed)  # the head, drop-path and dropout
             model = Classifier(
                 encoder.network, num_classes, torch.zeros(1, channels, size, size, device=device)
             )
@@ -155,10 +153,11 @@ class FineTune:
 
 
 def mild_views(size: int, channels: int) -> tuple[View, ...]:
-    """What supervised training sees; of small one-channel images, less, for hundreds of labels afford less.
+    """What supervised training sees; of small one-channel images less, since a few hundred images bear less.
 
-    Differs: a shift of size/28 and 5 degrees, no flip (digits and letters have a left and a right), where the
-    preset has size/8, 10 degrees and flips. TODO measured.
+    Differs: a shift of up to 1/28, 5 degrees and no flip (digits and letters have a left and a right), where
+    the preset shifts by up to 1/8, turns by 10 degrees and flips. The small CNN from scratch on 100 labels of
+    Fashion-MNIST, mean of 3 draws: 69.5 %, with flips 68.9; shifts of 1/7 with 15 degrees and flips 65.6.
     """
     if channels > 1 or size > 64:
         return supervised(size, channels)

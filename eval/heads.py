@@ -127,7 +127,7 @@ def _loss(w: Tensor, z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1))  # type: ignore[no-any-return]
 
 
 def _lbfgs(

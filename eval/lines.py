@@ -137,7 +137,7 @@ def _identity(row: Row) -> Identity:
 
 
 def _the_same(known: Row, row: Row) -> Row:
-    """Of two copies of a row the one that can be paired."""
+    """Of two copies of a row the one that can be paired, or else the one whose run is at hand."""
     if (known.top1, known.encoder_sha256) != (row.top1, row.encoder_sha256):
         raise UserError(
             f"two different results of {row.run} (seed {row.seed}) for {row.evaluator}: "
@@ -145,7 +145,7 @@ def _the_same(known: Row, row: Row) -> Row:
             f"{known.where} and {row.where}",
             "compare one of them at a time",
         )
-    return row if known.correct is None else known
+    return max(known, row, key=lambda copy: (copy.correct is not None, copy.folder is not None))
 
 
 def _label(identity: Identity, others: Collection[Identity]) -> str:

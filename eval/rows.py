@@ -53,7 +53,7 @@ def collect(sources: Sequence[Path]) -> list[Row]:
 
 
 def export(rows: Sequence[Row], path: Path) -> None:
-    """Write the committed file of a suite: a line a row, sorted, so that the same rows are the same bytes."""
+    """Write the committed file of a suite: each row once, a line each, sorted: same rows, same bytes."""
     lines = []
     for row in rows:
         correct = None if row.correct is None else record.packed(row.correct)
@@ -62,7 +62,7 @@ def export(rows: Sequence[Row], path: Path) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in sorted(lines)), encoding="utf-8")
+    partial.write_text("".join(line + "\n" for line in sorted(set(lines))), encoding="utf-8")
     partial.replace(path)
 
 

@@ -1,5 +1,6 @@
 """A suite: recipes x seeds, and what is done with each. Everything that is already done is skipped."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -44,8 +45,7 @@ class FineTunePart:
 @spec
 class Suite:
     name: str
-    recipes: tuple[str, ...]
-    overrides: tuple[str, ...] = ()  # for every recipe: train.epochs=3
+    recipes: tuple[str, ...]  # each as on a command line: a file, and overrides such as train.epochs=3
     seeds: tuple[Natural, ...] = (0,)
     few_label: FewLabelPart = field(default_factory=FewLabelPart)
     fine_tune: FineTunePart = field(default_factory=FineTunePart)
@@ -80,11 +80,12 @@ def pretrainings(suite: Suite) -> Iterator[Pretraining]:
     """
     names: dict[str, str] = {}
     for seed in suite.seeds:
-        for path in suite.recipes:
-            loaded = config.load(path, [*suite.overrides, f"seed={seed}"])
+        for entry in suite.recipes:
+            path, *changes = shlex.split(entry)
+            loaded = config.load(path, changes)
             if names.setdefault(loaded.name, path) != path:
                 raise UserError(f"two recipes of the suite are named {loaded.name}", path, "give each its own name")
-            overrides = [*suite.overrides, f"seed={seed}", f"run.dir={suite.folder / f'{loaded.name}-seed{seed}'}"]
+            overrides = [*changes, f"seed={seed}", f"run.dir={suite.folder / f'{loaded.name}-seed{seed}'}"]
             source = catalog.open(loaded.data, "train")
             recipe = config.resolved(config.load(path, overrides), catalog.input_size(source), source.channels)
             yield Pretraining(recipe, [*launcher(), "tools/pretrain.py", path, *overrides])

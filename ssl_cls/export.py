@@ -1,4 +1,4 @@
-"""The encoder as it leaves a run: timm's own folder format, with pooling and provenance beside the weights."""
+"""The encoder as it leaves a run: timm's own folder format, with pooling and provenance beside it."""
 
 import hashlib
 import json
@@ -27,15 +27,15 @@ def save_encoder(
 ) -> None:
     """Write config.json, model.safetensors and provenance.json; the folder appears whole or not at all.
 
-    timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0) rebuilds the model: a vision transformer as it
-    is, a small ResNet after `import ssl_cls`.
+    timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0) rebuilds the model: a vision
+    transformer as it is, a small ResNet after `import ssl_cls`.
     """
     model: Any = backbone.model
     cfg = {
         "input_size": [backbone.channels, input_size, input_size],
         "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size", False)),
         "mean": list(mean), "std": list(std), "interpolation": "bilinear", "crop_pct": 1.0, "num_classes": 0,
-        "first_conv": model.pretrained_cfg.get("first_conv"), "classifier": model.pretrained_cfg.get("classifier"),
+        **{key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")},
     }  # fmt: skip
     config = {
         "architecture": model.pretrained_cfg["architecture"],
@@ -48,7 +48,8 @@ def save_encoder(
     writing = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
-    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, writing / "model.safetensors")
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, writing / "model.safetensors")
     (writing / "provenance.json").write_text(json.dumps(provenance, indent=1))
     (writing / "config.json").write_text(json.dumps(config, indent=1))
     if folder.exists():
@@ -57,9 +58,9 @@ def save_encoder(
 
 
 def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
-    """The encoder of a folder that save_encoder or timm wrote, its weights checked name by name, and config.json.
+    """The encoder of a folder that save_encoder or timm wrote, and its config.json.
 
-    A classifier that timm saved with it is checked with the rest, then left off. Nothing in the folder can run code.
+    Weights are checked name by name. A classifier that timm saved with them is checked too, then left off.
 
     Raises:
         UserError: no such folder, damaged files, or weights that are not the architecture's.
@@ -68,16 +69,21 @@ def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         weights = load_file(folder / "model.safetensors")
         channels, _, _ = config["pretrained_cfg"]["input_size"]
-        args = {"in_chans": channels, "num_classes": config.get("num_classes", 0), **config.get("model_args", {})}
+        args = {"in_chans": channels, "num_classes": config.get("num_classes", 0)}
+        args |= config.get("model_args", {})
         model = timm.create_model(config["architecture"], pretrained=False, **args)
         model.load_state_dict(weights)
     except FileNotFoundError as error:
-        raise UserError("no encoder here", str(folder), "give the folder encoder/ of a finished run") from error
+        raise UserError(
+            "no encoder here", str(folder), "give the folder encoder/ of a finished run"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"this is no whole encoder: {error!r:.300}", str(folder), "export it again") from error
-    if args["num_classes"]:
+        raise UserError(
+            f"this is no whole encoder: {error!r:.300}", str(folder), "export it again"
+        ) from error
+    if args.pop("num_classes"):
         model.reset_classifier(0, "")
-    model.model_args = args | {"num_classes": 0}
+    model.model_args = args
     usual = "cls" if config.get("global_pool") == "token" else "avg"
     return Backbone(model, config.get("ssl_cls", {}).get("pooling", usual)), config
 

@@ -120,9 +120,10 @@ def test_rows_are_paired_by_seed_and_draw() -> None:
     """Seeds differ by far more than methods do; each pair differs in exactly 20 images, in the same sense."""
     rows = []
     for seed, start in enumerate((0, 300, 600)):
+        right = 800 + 10 * seed
         rows += [
-            finetuned("simclr", correct(820, start), seed=seed),
-            finetuned("random", correct(800, start), seed=seed),
+            finetuned("simclr", correct(right + 20, start), seed=seed),
+            finetuned("random", correct(right, start), seed=seed),
         ]
     (test,) = only(rows).differences
     assert (test.line, test.against, test.n) == ("simclr", "scratch", 3)
@@ -227,6 +228,9 @@ def test_the_same_row_twice_counts_once_and_a_contradiction_is_refused() -> None
     group = only([bare, full, bare, row("random", "knn/v1", correct(790))])
     assert line(group, "simclr").cells[group.columns[0]].n == 1
     assert len(group.differences) == 1  # the copy with predictions was kept
+    at_hand = row("simclr", "knn/v1", correct(800), folder=Path("runs/simclr"))
+    (kept,) = line(only([full, at_hand]), "simclr").every_row
+    assert kept.folder == Path("runs/simclr")  # for curves and pictures
     with pytest.raises(UserError, match="two different results") as caught:
         compare([full, row("simclr", "knn/v1", correct(801), where="other:7")])
     assert caught.value.where == "simclr0:1 and other:7"

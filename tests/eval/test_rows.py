@@ -48,7 +48,7 @@ def test_committed_rows_say_all_that_run_directories_say(run: Path, tmp_path: Pa
     for before, after in zip(sorted(first, key=key), sorted(again, key=key), strict=True):
         assert (before.record, before.seconds) == (after.record, after.seconds)
         np.testing.assert_array_equal(before.correct, after.correct)
-    export(again[::-1], tmp_path / "again.jsonl")
+    export([*again[::-1], *first], tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "suite.jsonl").read_bytes()
 
 

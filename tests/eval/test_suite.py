@@ -19,8 +19,7 @@ train: {{epochs: 1, batch_size: 128}}
 """
 SUITE = """
 name: small
-recipes: [simclr.yaml, supervised.yaml]
-overrides: [optim.weight_decay=0.01]
+recipes: [simclr.yaml optim.weight_decay=0.01, supervised.yaml]
 seeds: [0]
 few_label: {n_labels: [50], draws: 2}
 fine_tune: {n_labels: [50], draws: 1, learning_rates: [1e-3], steps: 5}

@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor, nn
+
+from eval.base import Context, Encoder, EvalData, Provenance
+from eval.knn import KNN, neighbours, vote
+from eval.metrics import accuracy
+from ssl_cls.data.arrays import Arrays
+
+CLASSES = 5
+
+
+def _features(n: int, dim: int, seed: int) -> Tensor:
+    return torch.randn(n, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def _answers(bank: Tensor, labels: Tensor, queries: Tensor, k: int, backend: str) -> Tensor:
+    similarity, index = neighbours(bank, queries, k, backend)
+    return vote(similarity, labels[index], CLASSES, 0.07).argmax(1)
+
+
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+def test_e1_answers_are_those_of_brute_force(backend: str) -> None:
+    bank, queries, labels = _features(1000, 200, 0), _features(300, 200, 1), torch.arange(1000) % CLASSES
+    ours = _answers(bank, labels, queries, 20, backend)
+    a, b = (x.numpy().astype(np.float64) for x in (bank, queries))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    cosine = b @ a.T
+    nearest = np.argsort(-cosine, axis=1)[:, :20]
+    expected = []
+    for row, found in zip(cosine, nearest, strict=True):
+        shares = np.zeros(CLASSES)
+        np.add.at(shares, labels.numpy()[found], np.exp(row[found] / 0.07))
+        expected.append(shares.argmax())
+    assert ours.tolist() == expected
+
+
+def test_faiss_and_torch_find_the_same_in_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries = _features(500, 16, 2), _features(203, 16, 3)
+    one = neighbours(bank, queries, 50, "faiss")
+    monkeypatch.setattr("eval.knn._CHUNK", 500 * 10)
+    other = neighbours(bank, queries, 50, "torch")
+    assert torch.equal(one[1], other[1])
+    torch.testing.assert_close(one[0], other[0], atol=2e-6, rtol=0)
+
+
+def test_unweighted_votes_are_scikit_learns() -> None:
+    bank, queries, labels = _features(400, 8, 4), _features(100, 8, 5), torch.arange(400) % CLASSES
+    theirs = KNeighborsClassifier(11, metric="cosine").fit(bank, labels).predict_proba(queries)
+    similarity, index = neighbours(bank, queries, 11)
+    ours = vote(similarity, labels[index], CLASSES, temperature=1e9)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_e2_scale_changes_nothing_and_shift_does() -> None:
+    bank, queries, labels = _features(300, 6, 6), _features(200, 6, 7), torch.arange(300) % CLASSES
+    plain = _answers(bank, labels, queries, 10, "faiss")
+    assert torch.equal(plain, _answers(7 * bank, labels, 7 * queries, 10, "faiss"))
+    assert not torch.equal(plain, _answers(bank + 3, labels, queries + 3, 10, "faiss"))
+
+
+def test_centring_undoes_a_shift() -> None:
+    bank, queries, labels = _features(300, 6, 6), _features(200, 6, 7), torch.arange(300) % CLASSES
+    knn = KNN(k=(10,))
+    (_, plain), (_, centred) = knn._votes(bank, labels, queries, CLASSES)
+    (_, shifted), (_, recentred) = knn._votes(bank + 3, labels, queries + 3, CLASSES)
+    assert not torch.equal(plain.argmax(1), shifted.argmax(1))
+    torch.testing.assert_close(centred, recentred, atol=1e-4, rtol=0)
+
+
+def test_e3_a_bank_asked_for_itself_is_all_right() -> None:
+    bank = _features(500, 12, 8)
+    labels = torch.randint(0, CLASSES, (500,), generator=torch.Generator().manual_seed(0))
+    for backend in ("faiss", "torch"):
+        assert torch.equal(_answers(bank, labels, bank, 1, backend), labels)
+
+
+def test_e4_shuffled_labels_are_chance() -> None:
+    n, labels = 4000, torch.arange(4000) % CLASSES
+    shuffled = labels[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    bank = _features(n, 10, 9) + 4 * nn.functional.one_hot(labels, 10)
+    top1 = accuracy(_scores(bank, shuffled, bank[: n // 2] + 0.01), labels[: n // 2])["top1"]
+    chance = 100 / CLASSES
+    assert abs(top1 - chance) < 3 * (chance * (100 - chance) / (n // 2)) ** 0.5
+
+
+def _scores(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    similarity, index = neighbours(bank, queries, 20)
+    return vote(similarity, labels[index], CLASSES, 0.07)
+
+
+def test_e5_constant_features_are_chance() -> None:
+    labels = torch.arange(500) % CLASSES
+    top1 = accuracy(_scores(torch.ones(500, 4), labels, torch.ones(500, 4)), labels)["top1"]
+    assert top1 == 100 / CLASSES
+
+
+def test_a_row_of_zeros_is_no_crash() -> None:
+    scores = _scores(_features(50, 4, 1), torch.arange(50) % CLASSES, torch.zeros(2, 4))
+    assert torch.isfinite(scores).all()
+
+
+def test_e7_a_half_precision_bank_changes_next_to_nothing() -> None:
+    labels = torch.arange(2000) % CLASSES
+    means = 1.5 * _features(CLASSES, 64, 1)[labels]
+    bank, queries = (means + 3 * _features(2000, 64, s) for s in (2, 3))
+    full = accuracy(_scores(bank, labels, queries), labels)["top1"]
+    half = accuracy(_scores(bank.half().float(), labels, queries.half().float()), labels)["top1"]
+    assert 40 < full < 99
+    assert abs(full - half) <= 0.1
+
+
+class Flat(nn.Module):
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+def _data(train: int, val: int, test_labels: Tensor | None = None) -> EvalData:
+    def source(name: str, n: int, seed: int, wrong: Tensor | None = None) -> Arrays:
+        labels = torch.arange(n) % CLASSES
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randint(0, 60, (n, 1, 4, 4), generator=generator)
+        images.view(n, -1)[torch.arange(n), labels] += 40
+        names = [str(c) for c in range(CLASSES)]
+        return Arrays(
+            f"spots/{name}", images.to(torch.uint8), labels if wrong is None else wrong, names, (0.0,), (1.0,)
+        )
+
+    return EvalData(
+        "spots", source("train", train, 0), source("val", val, 1), source("test", 60, 2, test_labels), CLASSES
+    )
+
+
+def _run(data: EvalData, tmp_path: Path, knn: KNN | None = None) -> tuple[KNN, list]:  # type: ignore[type-arg]
+    encoder = Encoder(Flat(), 4, 1, (0.0,), (1.0,), "00", Provenance("pixels", "pixels", "", 0), tmp_path)
+    knn = knn or KNN()
+    return knn, knn.run(encoder, data, Context(torch.device("cpu"), cache=tmp_path / "cache"))
+
+
+def test_e6_a_bank_smaller_than_k_is_used_whole(tmp_path: Path) -> None:
+    _, (result,) = _run(_data(7, 6), tmp_path)
+    assert {each["settings"]["k"] for each in result.optimism} == {5, 10, 13}
+    assert result.n_train == 13
+    assert len(result.predictions) == result.n_test == 60
+
+
+def test_no_test_label_has_a_say(tmp_path: Path) -> None:
+    data = _data(120, 40)
+    _, (honest,) = _run(data, tmp_path / "a")
+    shuffled = torch.arange(60).flip(0) % CLASSES
+    _, (blind,) = _run(_data(120, 40, shuffled), tmp_path / "b")
+    assert honest.settings == blind.settings
+    assert torch.equal(honest.predictions, blind.predictions)
+    assert honest.metrics != blind.metrics
+
+
+def test_the_row_is_one_of_the_settings_and_the_best_on_val(tmp_path: Path) -> None:
+    knn, (result,) = _run(_data(120, 40), tmp_path)
+    scores = {(e["settings"]["k"], e["settings"]["centred"]): e["top1"] for e in result.optimism}
+    assert len(scores) == 2 * len(knn.k)
+    assert scores[result.settings["k"], result.settings["centred"]] == result.metrics["top1"]
+    assert result.metrics["top1"] > 100 / CLASSES + 20

@@ -1,0 +1,234 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from eval import judge as judging
+from eval.base import Context, Encoder, EvalData, Provenance, Result
+from eval.data import open_data
+from eval.judge import judge, write_features
+from eval.knn import KNN
+from eval.linear import Linear
+from ssl_cls.data.catalog import DataConfig
+from ssl_cls.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Flat(nn.Module):
+    def features(self, images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+
+@pytest.fixture(scope="module")
+def data() -> EvalData:
+    return open_data(DataConfig("digits"))
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Encoder:
+    come_from = Provenance("x-seed0", "simclr", "resnet_small", 0, "digits/train", 640, 1280)
+    return Encoder(Flat(), 8, 1, (0.0,), (1.0,), "00", come_from, tmp_path / "x-seed0" / "eval")
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(torch.device("cpu"), cache=tmp_path / "cache")
+
+
+def _contents(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_row_says_what_the_contract_says_and_predictions_give_its_accuracy(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    rows = judge(encoder, data, [KNN(), Linear()], context)
+    lines = [json.loads(line) for line in (encoder.out / "results.jsonl").read_text().splitlines()]
+    assert lines == rows
+    labels = data.test.labels(torch.arange(len(data.test))).numpy()
+    for row, stem in zip(rows, ("knn-v1", "linear-v1"), strict=True):
+        expected = {
+            "run", "method", "backbone", "encoder_sha256", "seed", "pretrain", "evaluator", "settings",
+            "dataset", "n_labels", "draw", "n_train", "n_test", "metrics", "chosen_on", "device",
+        }  # fmt: skip
+        assert expected <= set(row)
+        assert (row["dataset"], row["n_test"], row["chosen_on"]) == ("digits", len(data.test), "val")
+        assert row["n_train"] == len(data.train) + len(data.val)
+        answers = np.load(encoder.out / "predictions" / f"{stem}.npy", allow_pickle=False)
+        assert answers.dtype == np.int64
+        assert 100 * (answers == labels).mean() == pytest.approx(row["metrics"]["top1"])
+        assert len(json.loads((encoder.out / "optimism.json").read_text())[stem]) > 1
+    assert "seconds" not in json.dumps(rows)
+    timing = [json.loads(line) for line in (encoder.out / "timing.jsonl").read_text().splitlines()]
+    assert [one["evaluator"] for one in timing] == ["knn/v1", "linear/v1"]
+
+
+def test_what_is_known_is_not_done_again(encoder: Encoder, data: EvalData, context: Context) -> None:
+    once = judge(encoder, data, [KNN()], context)
+    before = _contents(encoder.out)
+    said: list[str] = []
+    assert judge(encoder, data, [KNN()], context, said.append) == once
+    assert said == ["knn/v1: known"]
+    assert _contents(encoder.out) == before
+
+
+@pytest.mark.parametrize("changed", ["spec", "weights", "dataset", "seed"])
+def test_what_has_changed_is_done_again_and_takes_the_old_row_s_place(
+    changed: str, encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    judge(encoder, data, [KNN(), Linear(weight_decay=(1e-2,))], context)
+    knn = KNN(k=(3,)) if changed == "spec" else KNN()
+    if changed == "weights":
+        encoder = replace(encoder, sha256="01")
+    if changed == "dataset":
+        data = replace(data, name="other")
+    if changed == "seed":
+        encoder = replace(encoder, provenance=replace(encoder.provenance, seed=1))
+    said: list[str] = []
+    (new,) = judge(encoder, data, [knn], context, said.append)
+    assert "knn/v1: known" not in said
+    lines = [json.loads(line) for line in (encoder.out / "results.jsonl").read_text().splitlines()]
+    assert [line["evaluator"] for line in lines] == ["linear/v1", "knn/v1"]
+    assert lines[1] == new
+
+
+def test_rows_do_not_depend_on_the_clock(
+    encoder: Encoder, data: EvalData, context: Context, tmp_path: Path
+) -> None:
+    judge(encoder, data, [KNN(), Linear()], context)
+    again = replace(encoder, out=tmp_path / "again")
+    judge(again, data, [KNN(), Linear()], replace(context, cache=tmp_path / "cache2"))
+    one, other = (_contents(out) for out in (encoder.out, again.out))
+    assert set(one) == set(other)
+    assert all(one[name] == other[name] for name in one if name != "timing.jsonl")
+
+
+def test_a_failure_midway_leaves_the_rows_as_they_were(
+    encoder: Encoder, data: EvalData, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(encoder, data, [KNN()], context)
+    before = (encoder.out / "results.jsonl").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(judging.np, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        judge(encoder, data, [Linear()], context)
+    assert (encoder.out / "results.jsonl").read_bytes() == before
+
+
+def test_several_label_counts_and_draws_are_rows_of_their_own(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    @dataclass(frozen=True)
+    class Draws:
+        name: str = "fewlabel/v1"
+
+        def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
+            answers = torch.zeros(len(data.test), dtype=torch.int64)
+            return [
+                Result(self.name, {}, {"top1": 10.0}, n, len(answers), answers, "cv5", n_labels=n, draw=draw)
+                for n in (100, 600)
+                for draw in (0, 1)
+            ]
+
+    judge(encoder, data, [Draws()], context)
+    stems = {path.stem for path in (encoder.out / "predictions").iterdir()}
+    assert stems == {f"fewlabel-v1-n{n}-d{draw}" for n in (100, 600) for draw in (0, 1)}
+    assert len((encoder.out / "results.jsonl").read_text().splitlines()) == 4
+
+
+def test_rows_that_are_damaged_are_refused_not_lost(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    encoder.out.mkdir(parents=True)
+    for text in ('{"a": 1}\n{"b"\n', "[1]\n"):
+        (encoder.out / "results.jsonl").write_text(text)
+        with pytest.raises(UserError, match="malformed"):
+            judge(encoder, data, [KNN()], context)
+        assert (encoder.out / "results.jsonl").read_text() == text
+
+
+def test_features_are_written_for_others_to_use(encoder: Encoder, data: EvalData, context: Context) -> None:
+    write_features(encoder, data, context)
+    for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
+        features = np.load(encoder.out / "features" / f"{name}.npy", allow_pickle=False)
+        labels = np.load(encoder.out / "features" / f"{name}_labels.npy", allow_pickle=False)
+        index = torch.arange(len(source))
+        np.testing.assert_array_equal(
+            features, source.pixels(index).flatten(1).float().numpy() / np.float32(255)
+        )
+        np.testing.assert_array_equal(labels, source.labels(index).numpy())
+
+
+def _tool(
+    arguments: list[str], cwd: Path, launcher: list[str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
+    command = [sys.executable, *(launcher or []), str(ROOT / "tools" / "evaluate.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_help_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('torch was imported')")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "evaluate.py"), "--help"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "--evaluators" in done.stdout
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    done = _tool(["pixels", "--evaluators", "knn", "features", "data.source=digits"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "knn/v1" in done.stdout
+    assert (tmp_path / "runs/pixels/eval/results.jsonl").is_file()
+    assert (tmp_path / "runs/pixels/eval/features/val.npy").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [(["pixels", "--evaluators", "knnn"], "did you mean knn?"), (["data.source=digits"], "nothing to judge")],
+)
+def test_wrong_commands_are_one_screen_and_exit_2(arguments: list[str], hint: str, tmp_path: Path) -> None:
+    done = _tool(arguments, tmp_path)
+    assert done.returncode == 2
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.dist
+def test_x17_two_processes_give_the_same_bytes_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the same for each process, however many there are
+    arguments = ["random:resnet_small", "--evaluators", "knn", "features", "data.source=digits"]
+    launch = [
+        "-m",
+        "accelerate.commands.launch",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    found = []
+    for name, launcher in (("one", None), ("two", [*launch, "--multi_gpu", "--num_processes", "2"])):
+        (tmp_path / name).mkdir()
+        done = _tool(arguments, tmp_path / name, launcher)
+        assert done.returncode == 0, done.stderr
+        out = tmp_path / name / "runs/random-resnet_small-seed0/eval"
+        found.append({name: content for name, content in _contents(out).items() if name != "timing.jsonl"})
+    assert found[0] == found[1]
