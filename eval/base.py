@@ -54,9 +54,7 @@ class Context:
     device: torch.device
     rank: int = 0
     num_ranks: int = 1
-    seed: int = (
-        0  # of heads and fine-tuning, not of the label draws, which are the same for every row and seed
-    )
+    seed: int = 0  # of heads and fine-tuning, not of the label draws, which are the same for every row and seed
     cache: Path = Path("runs/.features")
 
 

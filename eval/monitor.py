@@ -17,7 +17,10 @@ class KNNMonitor:
 
     def __init__(self, train: Source, val: Source, size: int) -> None:
         self.size = size
-        self.parts = [(source, permute(torch.arange(min(n, len(source))), len(source), DrawKey(0, 0))) for source, n in ((train, _BANK), (val, _QUERIES))]
+        self.parts = [
+            (source, permute(torch.arange(min(n, len(source))), len(source), DrawKey(0, 0)))
+            for source, n in ((train, _BANK), (val, _QUERIES))
+        ]
 
     def epoch_end(self, method: Method, clock: Clock) -> dict[str, float]:
         (bank, bank_labels), (queries, labels) = (self._features(method.encoder, *part) for part in self.parts)
@@ -30,7 +33,10 @@ class KNNMonitor:
         device, training = next(encoder.parameters()).device, encoder.training
         encoder.eval()
         with torch.inference_mode():
-            images = (whole(source.pixels(part).to(device), self.size, source.mean, source.std) for part in torch.split(indices, _BATCH))
+            images = (
+                whole(source.pixels(part).to(device), self.size, source.mean, source.std)
+                for part in torch.split(indices, _BATCH)
+            )
             features = torch.cat([encoder(x) for x in images]).float()
         encoder.train(training)
         return nn.functional.normalize(features, dim=1), source.labels(indices).to(device)

@@ -98,7 +98,18 @@ def launcher() -> list[str]:
         return command
     gpus = torch.cuda.device_count()
     several = ["--multi_gpu"] if gpus > 1 else []
-    return [*command, *several, "--num_processes", str(max(1, gpus)), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [
+        *command,
+        *several,
+        "--num_processes",
+        str(max(1, gpus)),
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
 
 
 def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
@@ -113,7 +124,9 @@ def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
         FineTune(n_labels=n, draws=tuple(range(tune.draws)), learning_rates=tune.learning_rates, steps=tune.steps)
         for n in tune.n_labels
     ]
-    asked: dict[Path, Judgement] = {suite.folder / "pixels": Judgement("pixels", 0, suite.folder / "pixels", probes + few)}
+    asked: dict[Path, Judgement] = {
+        suite.folder / "pixels": Judgement("pixels", 0, suite.folder / "pixels", probes + few)
+    }
     for run in runs:
         seed, label = run.recipe.seed, run.recipe.backbone.name
         out = suite.folder / f"random-{label}-seed{seed}"
@@ -121,7 +134,9 @@ def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
         asked.setdefault(out, Judgement(f"random:{run.run.folder}", seed, out, probes + few + tuned))
     for run in runs:
         supervised = run.recipe.method.name == "supervised"
-        asked[run.run.folder] = Judgement(str(run.run.folder), run.recipe.seed, run.run.folder, probes if supervised else probes + few + tuned)
+        asked[run.run.folder] = Judgement(
+            str(run.run.folder), run.recipe.seed, run.run.folder, probes if supervised else probes + few + tuned
+        )
     return list(asked.values())
 
 

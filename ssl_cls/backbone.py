@@ -33,9 +33,13 @@ class BackboneConfig:
 
 
 def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """[rows * columns, dim]: sines and cosines of the row, then of the column, wavelengths from 2 pi to 10,000 (MAE; Vaswani et al. 2017, 3.5)."""
+    """[rows * columns, dim]: sines and cosines of the row, then of the column (MAE; Vaswani et al. 2017, 3.5)."""
     if dim % 4:
-        raise UserError(f"sine-cosine positions need a width that 4 divides, not {dim}", "backbone.args.embed_dim or method.decoder_dim", f"use {dim + 4 - dim % 4}")
+        raise UserError(
+            f"sine-cosine positions need a width that 4 divides, not {dim}",
+            "backbone.args.embed_dim or method.decoder_dim",
+            f"use {dim + 4 - dim % 4}",
+        )
     rates = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [axis.flatten()[:, None] * rates for axis in (rows, columns)]
@@ -114,7 +118,8 @@ class Backbone(nn.Module):
     def tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """[B, C, H, W] -> [B, P+K, D]: prefix tokens, then the patches whose indices are in `keep` (int64 [B, K]).
 
-        Dropped patches never enter the blocks, as in MAE (He et al. 2022, 3). Every patch: the model's own features, bit for bit.
+        Dropped patches never enter the blocks, as in MAE (He et al. 2022, 3). With all of them these are the
+        model's own features, bit for bit.
         """
         model: Any = self.model
         x = model._pos_embed(model.patch_embed(images))
@@ -135,17 +140,29 @@ def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
     """
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=3)
-        raise UserError(f"no backbone named {config.name!r}", "backbone.name", f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()")
+        raise UserError(
+            f"no backbone named {config.name!r}",
+            "backbone.name",
+            f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()",
+        )
     args = dict(config.args or {})
     if timm.get_pretrained_cfg(config.name).fixed_input_size:
         args.setdefault("img_size", size)
         patch = args.get("patch_size")
         if isinstance(patch, int) and size % patch:
-            raise UserError(f"{size} pixels are not a whole number of {patch}-pixel patches", "backbone.args.patch_size", f"use a divisor of {size}, or set views size")
+            raise UserError(
+                f"{size} pixels are not a whole number of {patch}-pixel patches",
+                "backbone.args.patch_size",
+                f"use a divisor of {size}, or set views size",
+            )
     try:
         model = timm.create_model(config.name, pretrained=False, num_classes=0, in_chans=channels, **args)
     except (TypeError, AssertionError, ValueError, AttributeError) as error:
-        raise UserError(f"timm cannot build {config.name} with {args}: {error}", "backbone.args", "see the model's arguments in timm") from error
+        raise UserError(
+            f"timm cannot build {config.name} with {args}: {error}",
+            "backbone.args",
+            "see the model's arguments in timm",
+        ) from error
     model.model_args = args  # exported beside the weights, so that timm can rebuild the model
     backbone = Backbone(model, config.pooling)
     if config.pooling == "cls" and not getattr(model, "num_prefix_tokens", 0):

@@ -41,7 +41,11 @@ def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: dict[str
     for entry, value in tensors.items():
         name, key = entry.rsplit("/", 1)
         parameter = parameters[name]
-        like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value, device=parameter.device)
+        like = (
+            torch.empty_like(parameter)
+            if value.shape == parameter.shape
+            else torch.empty_like(value, device=parameter.device)
+        )
         optimizer.state[parameter][key] = like.copy_(value)
 
 
@@ -69,7 +73,9 @@ def save(root: Path, state: dict[str, Any], model: dict[str, Tensor], optim: dic
     shutil.rmtree(writing, ignore_errors=True)
     writing.mkdir(parents=True)
     for name, tensors in (("model", model), ("optim", optim)):
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, writing / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, writing / f"{name}.safetensors"
+        )
     (writing / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
     files = sorted(writing.iterdir())
     manifest = {path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in files}

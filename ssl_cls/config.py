@@ -37,9 +37,7 @@ MethodConfig = Annotated[SimCLRConfig | MAEConfig | SupervisedConfig, Field(disc
 
 def _slug(name: str) -> str:
     if not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", name):
-        raise ValueError(
-            f"must be 1 to 100 of A-Z a-z 0-9 . _ - and not begin with a dot (got {name[:60]!a})"
-        )
+        raise ValueError(f"must be 1 to 100 of A-Z a-z 0-9 . _ - and not begin with a dot (got {name[:60]!a})")
     return name
 
 
@@ -209,9 +207,7 @@ def identity(recipe: Recipe) -> dict[str, Any]:
 
 def identity_hash(recipe: Recipe) -> str:
     """SHA-256 of the identity as JSON with sorted keys and no spaces, in hexadecimal."""
-    return hashlib.sha256(
-        json.dumps(identity(recipe), sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(identity(recipe), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def diff(old: Recipe, new: Recipe) -> list[str]:

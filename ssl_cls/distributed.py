@@ -1,7 +1,7 @@
 """What crosses ranks, each with the gradient that makes the mean over ranks exact. On one process: the identity.
 
-DDP averages gradients. A loss on one rank that looks at tensors of all ranks must therefore send each of them the sum of
-what every rank's loss asks of it, which is what the backward passes here do.
+DDP averages gradients. A loss on one rank that looks at tensors of all ranks must therefore send each of them the sum
+of what every rank's loss asks of it, which is what the backward passes here do.
 """
 
 from typing import Any

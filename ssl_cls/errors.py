@@ -15,4 +15,8 @@ class UserError(Exception):
         self.what, self.where, self.fix = what, where, fix
 
     def __str__(self) -> str:
-        return "\n".join(part for part in (self.what, self.where and f"  where: {self.where}", self.fix and f"  do:    {self.fix}") if part)
+        return "\n".join(
+            part
+            for part in (self.what, self.where and f"  where: {self.where}", self.fix and f"  do:    {self.fix}")
+            if part
+        )

@@ -74,13 +74,9 @@ def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
         model = timm.create_model(config["architecture"], pretrained=False, **args)
         model.load_state_dict(weights)
     except FileNotFoundError as error:
-        raise UserError(
-            "no encoder here", str(folder), "give the folder encoder/ of a finished run"
-        ) from error
+        raise UserError("no encoder here", str(folder), "give the folder encoder/ of a finished run") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"this is no whole encoder: {error!r:.300}", str(folder), "export it again"
-        ) from error
+        raise UserError(f"this is no whole encoder: {error!r:.300}", str(folder), "export it again") from error
     if args.pop("num_classes"):
         model.reset_classifier(0, "")
     model.model_args = args

@@ -16,8 +16,8 @@ def embedding_figures(embedding: Tensor) -> dict[str, float]:
 
     embedding_std: mean over dimensions of the standard deviation of the unit-length embedding, times sqrt(D): near 1
         when directions are spread, 0 when all images map to one point (Chen & He 2021, figure 2).
-    effective_rank: exp of the entropy of the normalised singular values (Roy & Vetterli 2007; RankMe, Garrido et al. 2023).
-        Differs from RankMe: computed on the centred embedding, since a common offset is not information.
+    effective_rank: exp of the entropy of the normalised singular values (Roy & Vetterli 2007). Differs from RankMe
+        (Garrido et al. 2023): computed on the centred embedding, since a common offset is not information.
     """
     x = embedding.float()
     std = F.normalize(x, dim=1).std(dim=0).mean() * x.shape[1] ** 0.5

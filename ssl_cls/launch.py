@@ -35,7 +35,7 @@ def start(precision: str, deterministic: bool = False) -> Accelerator:
         UserError: the launcher started several processes that do not know of each other.
     """
     if "ACCELERATE_MIXED_PRECISION" in os.environ:
-        # the launcher does not forward signals to a single process; without this its death leaves an orphan that trains on
+        # the launcher forwards no signals to a single process: without this its death leaves an orphan that trains on
         with suppress(OSError, AttributeError):  # not Linux
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     on_cpu = not torch.cuda.is_available()
@@ -53,7 +53,7 @@ def start(precision: str, deterministic: bool = False) -> Accelerator:
         raise UserError(
             f"the launcher started {asked} processes but this one knows of {accelerator.num_processes}",
             "accelerate launch",
-            "accelerate launch --multi_gpu --num_processes N (two or more gloo ranks where there is no GPU), or plain accelerate launch",
+            "accelerate launch --multi_gpu --num_processes N (gloo where there is no GPU), or plain accelerate launch",
         )
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if deterministic:

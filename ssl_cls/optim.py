@@ -84,7 +84,7 @@ def apply(optimizer: Optimizer, config: OptimConfig, clock: Clock, batch_size: i
 
 
 def drop_frozen(optimizer: Optimizer, clock: Clock) -> None:
-    """Forget the gradients of groups that are still frozen: the optimizer then neither moves nor decays them (DINO's last layer)."""
+    """Forget the gradients of groups that are still frozen: the optimizer then neither moves nor decays them."""
     for group in optimizer.param_groups:
         if clock.epoch < group["frozen_epochs"]:
             for parameter in group["params"]:

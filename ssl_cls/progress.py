@@ -20,11 +20,14 @@ class Display:
         self._said, self._started, self._done = time.monotonic() - _QUIET_SECONDS, time.monotonic(), done
         if sys.stderr.isatty():
             self._bar = Progress(
-                TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
+                TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
                 TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[then]}"),
                 console=Console(stderr=True),
             )  # fmt: skip
-            self._task = self._bar.add_task(name, total=total, completed=done, figures="", then=f"then {then}" if then else "")
+            self._task = self._bar.add_task(
+                name, total=total, completed=done, figures="", then=f"then {then}" if then else ""
+            )
 
     def update(self, done: int, figures: str) -> None:
         if self._bar is not None:
@@ -33,7 +36,9 @@ class Display:
         now = time.monotonic()
         if now - self._said >= _QUIET_SECONDS or done == self.total:
             eta = (now - self._started) / max(1, done - self._done) * (self.total - done)
-            print(f"{self.name}: step {done}/{self.total}  {figures}  eta {eta / 60:.1f} min", file=sys.stderr, flush=True)
+            print(
+                f"{self.name}: step {done}/{self.total}  {figures}  eta {eta / 60:.1f} min", file=sys.stderr, flush=True
+            )
             self._said = now
 
 

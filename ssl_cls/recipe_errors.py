@@ -52,9 +52,7 @@ def _message(error: Mapping[str, Any], path: KeyPath, kinds: Sequence[Any]) -> t
     match error["type"]:
         case "unexpected_keyword_argument":
             key, known = error["loc"][-1], list(_annotations(kinds))
-            return (*path, key), "unknown key" + (
-                _near(key, known) or f"; the keys here are {', '.join(known)}"
-            )
+            return (*path, key), "unknown key" + (_near(key, known) or f"; the keys here are {', '.join(known)}")
         case "missing" if path and isinstance(path[-1], int):
             return path[:-1], f"is too short: entry {path[-1]}, counted from 0, is missing"
         case "union_tag_not_found":

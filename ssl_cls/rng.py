@@ -26,7 +26,7 @@ _GAMMA, _C1, _C2 = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9,
 
 
 def _mix(x: Tensor) -> Tensor:
-    """splitmix64's step and finaliser on int64; `>>` is arithmetic, so the sign bits that it drags in are masked off."""
+    """splitmix64's step and finaliser on int64; `>>` is arithmetic, so the sign bits it drags in are masked off."""
     x = x + _GAMMA
     x = (x ^ ((x >> 30) & (2**34 - 1))) * _C1
     x = (x ^ ((x >> 27) & (2**37 - 1))) * _C2

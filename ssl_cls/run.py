@@ -26,7 +26,9 @@ def environment() -> dict[str, Any]:
         "accelerate": accelerate.__version__,
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine(),
     }
 
 
@@ -68,7 +70,9 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError("another process is writing to this run", str(self.folder), "wait for it, or stop it first") from error
+            raise UserError(
+                "another process is writing to this run", str(self.folder), "wait for it, or stop it first"
+            ) from error
         text = config.dump(self.recipe)
         saved = self.folder / "recipe.yaml"
         if not saved.exists() or saved.read_text() != text:
@@ -113,5 +117,9 @@ class Run:
         metrics.touch()
         os.truncate(metrics, metrics_bytes)
         if timing.exists():
-            lines = [line for line in timing.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+            lines = [
+                line
+                for line in timing.read_text().splitlines()
+                if line.endswith("}") and json.loads(line)["step"] <= step
+            ]
             timing.write_text("".join(line + "\n" for line in lines))

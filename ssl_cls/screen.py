@@ -14,7 +14,7 @@ DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def guarded(command: Callable[[], int | None]) -> None:
-    """Run `command` and exit: its own status, 2 with one screen for a UserError, 1 with the traceback for a failure of ours."""
+    """Run `command` and exit: its own status, 2 and one screen for a UserError, 1 and the traceback for a failure."""
     try:
         sys.exit(command() or DONE)
     except UserError as error:
@@ -22,7 +22,9 @@ def guarded(command: Callable[[], int | None]) -> None:
         for label, value in (("where", error.where), ("do", error.fix)):
             if value:
                 text.append(f"\n{label + ':':7}", style="bold").append(value)
-        Console(stderr=True, highlight=False).print(Panel(text, title="cannot go on", title_align="left", border_style="red"))
+        Console(stderr=True, highlight=False).print(
+            Panel(text, title="cannot go on", title_align="left", border_style="red")
+        )
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(130)

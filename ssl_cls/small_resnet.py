@@ -1,4 +1,4 @@
-"""ResNets for small images (28 to 64 pixels): a 3x3 stem and no max-pool. Registered with timm under their own names."""
+"""ResNets for small images (28 to 64 pixels): a 3x3 stem and no max-pool. Registered with timm under own names."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut; where the shape changes the shortcut is average pooling and a 1x1 (ResNet-D, He et al. 2019)."""
+    """Two 3x3 convolutions around a shortcut: average pooling and a 1x1 where shapes differ (He et al. 2019, ResNet-D)."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
         super().__init__()
@@ -22,7 +22,9 @@ class _Block(nn.Module):
             nn.Identity()
             if in_chs == out_chs and stride == 1
             else nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False), nn.Conv2d(in_chs, out_chs, 1, bias=False), nn.BatchNorm2d(out_chs)
+                nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False),
+                nn.Conv2d(in_chs, out_chs, 1, bias=False),
+                nn.BatchNorm2d(out_chs),
             )
         )
 
@@ -32,7 +34,7 @@ class _Block(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Stem at half resolution, then one residual block a stage; the first stage keeps the resolution, each later one halves it."""
+    """Stem at half resolution, then a residual block a stage: the first keeps the resolution, each later halves it."""
 
     def __init__(
         self,
@@ -52,7 +54,8 @@ class SmallResNet(nn.Module):
             width = out_chs
         self.stages = nn.Sequential(*stages)
         self.feature_info = [
-            {"num_chs": out_chs, "reduction": 2 ** (number + 1), "module": f"stages.{number}"} for number, out_chs in enumerate(channels)
+            {"num_chs": out_chs, "reduction": 2 ** (number + 1), "module": f"stages.{number}"}
+            for number, out_chs in enumerate(channels)
         ]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -78,7 +81,8 @@ class SmallResNet(nn.Module):
 
 
 _CFG = {
-    "url": "", "num_classes": 0, "input_size": (3, 32, 32), "pool_size": None, "crop_pct": 1.0, "interpolation": "bilinear",
+    "url": "", "num_classes": 0, "input_size": (3, 32, 32), "pool_size": None,
+    "crop_pct": 1.0, "interpolation": "bilinear",
     "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "first_conv": "conv1", "classifier": "fc",
 }  # fmt: skip
 default_cfgs = generate_default_cfgs({"resnet_small.untrained": _CFG, "resnet18_small.untrained": _CFG})
@@ -101,4 +105,6 @@ def resnet18_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         model.maxpool = nn.Identity()
         return model
 
-    return build_model_with_cfg(small_stem, "resnet18_small", pretrained, **dict({"block": BasicBlock, "layers": (2, 2, 2, 2)}, **kwargs))  # type: ignore[no-any-return]
+    return build_model_with_cfg(
+        small_stem, "resnet18_small", pretrained, **dict({"block": BasicBlock, "layers": (2, 2, 2, 2)}, **kwargs)
+    )  # type: ignore[no-any-return]

@@ -7,27 +7,22 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, distributed
 
-from ssl_cls import backbone, checkpoint, export, health, optim, rng
+from ssl_cls import checkpoint, export, health, optim, rng
 from ssl_cls import distributed as ranks
-from ssl_cls.augment.augment import Augment
-from ssl_cls.augment.view import expand
 from ssl_cls.clock import Clock
 from ssl_cls.config import Recipe
-from ssl_cls.data import sampler
 from ssl_cls.data.batch import Batch
 from ssl_cls.data.source import Source
-from ssl_cls.data.stream import Stream
-from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method, StepOutput
+from ssl_cls.plan import Plan, build_method, build_stream, make_plan
 from ssl_cls.progress import display
 from ssl_cls.run import Run, environment
-
 
 _STEP_DRAW = -2  # the `view` number of rng.bits that seeds torch: no sample's view has it
 
@@ -36,72 +31,6 @@ class Observer(Protocol):
     """Watches a run without touching it: weights are the same bytes with and without."""
 
     def epoch_end(self, method: Method, clock: Clock) -> dict[str, float]: ...
-
-
-class Plan(NamedTuple):
-    """What a recipe comes to on given data and ranks."""
-
-    steps_per_epoch: int
-    total_steps: int
-    micro_batches: int
-    micro_batch_size: int
-    input_size: int
-    views_per_image: int
-    peak_lr: float
-
-
-def plan(recipe: Recipe, source: Source, num_ranks: int) -> Plan:
-    """Resolve steps and batches of a complete recipe.
-
-    Raises:
-        UserError: the batch is larger than the data or not a whole number of ranks and micro-batches, or the method cannot
-            be split into micro-batches.
-    """
-    size, micro = recipe.train.batch_size, recipe.train.micro_batch_size
-    if size % num_ranks:
-        nearest = max(num_ranks, round(size / num_ranks) * num_ranks)
-        raise UserError(f"a batch of {size} cannot be shared by {num_ranks} processes", "train.batch_size", f"the nearest that can is {nearest}")
-    local = size // num_ranks
-    micro = min(micro or local, local)
-    if local % micro:
-        raise UserError(f"{local} images a process are not a whole number of micro-batches of {micro}", "train.micro_batch_size", f"use a divisor of {local}")
-    steps_per_epoch = sampler.steps_per_epoch(len(source), size)
-    assert recipe.views is not None
-    views = expand(recipe.views)
-    global_sizes = {view.size for view in views if view.kind == "global"}
-    assert len(global_sizes) == 1
-    return Plan(
-        steps_per_epoch,
-        max(1, round(recipe.train.epochs * steps_per_epoch)),
-        local // micro,
-        micro,
-        int(global_sizes.pop() or 0),
-        len(views),
-        recipe.optim.peak(size),
-    )
-
-
-def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
-    """The method with fresh weights, a function of the recipe's seed alone."""
-    torch.manual_seed(recipe.seed)
-    encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
-    method = recipe.method.build(encoder, source.num_classes)
-    if planned.micro_batches > 1 and method.batch_coupled:
-        raise UserError(
-            f"{recipe.method.name} compares every image with the whole batch, so it cannot be split into micro-batches",
-            "train.micro_batch_size",
-            f"leave it out, or lower train.batch_size to {planned.micro_batch_size}",
-        )
-    return method
-
-
-def build_stream(recipe: Recipe, source: Source, planned: Plan, device: torch.device, rank: int, num_ranks: int, needs_labels: bool) -> Stream:
-    assert recipe.views is not None
-    return Stream(
-        source, Augment(recipe.views, source.mean, source.std), seed=recipe.seed, batch_size=recipe.train.batch_size,
-        micro_batches=planned.micro_batches, rank=rank, num_ranks=num_ranks, device=device, workers=recipe.data.workers,
-        needs_labels=needs_labels, max_bad_fraction=recipe.data.max_bad_fraction,
-    )  # fmt: skip
 
 
 class Step:
@@ -170,17 +99,32 @@ def figures(outputs: Sequence[StepOutput]) -> dict[str, float]:
         return {**dict(zip(names, ranks.mean(values).tolist(), strict=True)), **health.embedding_figures(embedding)}
 
 
-def pretrain(recipe: Recipe, source: Source, run: Run, accelerator: Accelerator, observers: Sequence[Observer] = (), then: str = "") -> Path:
-    """Train `recipe` on `source` to its last step, from the newest checkpoint if there is one; returns the encoder's folder.
+def pretrain(
+    recipe: Recipe,
+    source: Source,
+    run: Run,
+    accelerator: Accelerator,
+    observers: Sequence[Observer] = (),
+    then: str = "",
+) -> Path:
+    """Train `recipe` on `source` to its last step, from the newest checkpoint if there is one; returns encoder/.
 
     Raises:
         UserError: the recipe does not fit the data or the ranks, or the run directory is another recipe's.
         RuntimeError: the loss is not finite. SystemExit 128+n: stopped by signal n, saved.
     """
-    planned = plan(recipe, source, accelerator.num_processes)
+    planned = make_plan(recipe, source, accelerator.num_processes)
     method = build_method(recipe, source, planned)
     step = Step(recipe, method, planned, accelerator)
-    stream = build_stream(recipe, source, planned, accelerator.device, accelerator.process_index, accelerator.num_processes, method.needs_labels)
+    stream = build_stream(
+        recipe,
+        source,
+        planned,
+        accelerator.device,
+        accelerator.process_index,
+        accelerator.num_processes,
+        method.needs_labels,
+    )
     done, main = 0, accelerator.is_main_process
     if main:
         run.open()
@@ -197,7 +141,13 @@ def pretrain(recipe: Recipe, source: Source, run: Run, accelerator: Accelerator,
 
     def save(step_done: int) -> None:
         if main:
-            state = {"step": step_done, "total_steps": planned.total_steps, "metrics_bytes": run.metrics_bytes(), "environment": environment(), "ranks": accelerator.num_processes}
+            state = {
+                "step": step_done,
+                "total_steps": planned.total_steps,
+                "metrics_bytes": run.metrics_bytes(),
+                "environment": environment(),
+                "ranks": accelerator.num_processes,
+            }
             optimizer = checkpoint.optimizer_tensors(step.optimizer, method)
             checkpoint.save(run.checkpoints, state, dict(method.state_dict()), optimizer, recipe.run.keep)
 
@@ -220,21 +170,43 @@ def pretrain(recipe: Recipe, source: Source, run: Run, accelerator: Accelerator,
             logs = ends or completed % recipe.run.log_every_steps == 0
             stop = signals.agreed(accelerator.device) if logs or accelerator.num_processes == 1 else 0
             if (logs or saves or stop) and not bool(finite):
-                raise RuntimeError(f"the loss is not finite by step {completed}; the last good checkpoint is kept; try a lower learning rate or clipping")
+                raise RuntimeError(
+                    f"the loss is not finite by step {completed}; the last checkpoint is kept; try a lower rate"
+                )
             if logs:
-                row = {"step": completed, "epoch": completed / planned.steps_per_epoch, "samples": completed * recipe.train.batch_size, **figures(outputs), "lr": lr, "grad_norm": float(norm)}
+                row = {
+                    "step": completed,
+                    "epoch": completed / planned.steps_per_epoch,
+                    "samples": completed * recipe.train.batch_size,
+                    **figures(outputs),
+                    "lr": lr,
+                    "grad_norm": float(norm),
+                }
                 if main:
                     run.append("metrics.jsonl", row)
                     seconds = time.perf_counter() - interval
                     speed = (completed - last_logged) * recipe.train.batch_size / seconds
-                    run.append("timing.jsonl", {"step": completed, "seconds": seconds, "images_per_second": speed, "data_wait": waited / seconds, "peak_memory_bytes": peak_memory(accelerator.device)})
+                    run.append(
+                        "timing.jsonl",
+                        {
+                            "step": completed,
+                            "seconds": seconds,
+                            "images_per_second": speed,
+                            "data_wait": waited / seconds,
+                            "peak_memory_bytes": peak_memory(accelerator.device),
+                        },
+                    )
                     if shown is not None:
                         shown.update(completed, f"loss {row['loss']:.3f}  {speed:.0f} images/s")
                 interval, waited, last_logged = time.perf_counter(), 0.0, completed
             if (epoch_ends or ends) and main:
-                seen = {name: value for observer in observers for name, value in observer.epoch_end(method, clock).items()}
+                seen = {
+                    name: value for observer in observers for name, value in observer.epoch_end(method, clock).items()
+                }
                 if seen:
-                    run.append("metrics.jsonl", {"step": completed, "epoch": completed / planned.steps_per_epoch, **seen})
+                    run.append(
+                        "metrics.jsonl", {"step": completed, "epoch": completed / planned.steps_per_epoch, **seen}
+                    )
             if (saves or stop) and not ends:
                 save(completed)
             if stop:
@@ -259,8 +231,8 @@ def _provenance(recipe: Recipe, source: Source, run: Run, planned: Plan) -> dict
     images = planned.total_steps * recipe.train.batch_size
     seconds = sum(row["seconds"] for row in run.rows("timing.jsonl"))
     return {
-        "run": run.folder.name, "method": recipe.method.name, "backbone": recipe.backbone.label, "seed": recipe.seed, "dataset": source.name,
-        "images_seen": images, "view_forwards": images * planned.views_per_image, "seconds": seconds,
+        "run": run.folder.name, "method": recipe.method.name, "backbone": recipe.backbone.label,
+        "seed": recipe.seed, "dataset": source.name, "images_seen": images, "view_forwards": images * planned.views_per_image, "seconds": seconds,
     }  # fmt: skip
 
 

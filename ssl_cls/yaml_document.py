@@ -95,9 +95,7 @@ class Document:
                 break
             if isinstance(here, dict) and here.get(part) is None:
                 if parts[depth + 1].isdecimal():
-                    raise LookupError(
-                        f"{dotted(path)} has no entries to change: write it out in the recipe first"
-                    )
+                    raise LookupError(f"{dotted(path)} has no entries to change: write it out in the recipe first")
                 here[part] = {}
                 self.places[path] = place
             here = here[key]

@@ -32,14 +32,20 @@ def test_nothing_imports_upward() -> None:
 
 
 def test_pydantic_is_known_in_one_place_only() -> None:
-    assert [path.name for path in MODULES if any(name.split(".")[0] == "pydantic" for name in imports(path))] == ["config.py"]
+    assert [path.name for path in MODULES if any(name.split(".")[0] == "pydantic" for name in imports(path))] == [
+        "config.py"
+    ]
 
 
 def test_methods_do_not_know_each_other_nor_the_trainer() -> None:
     for path in (ROOT / "ssl_cls" / "methods").glob("*.py"):
         ours = {name for name in imports(path) if name.startswith("ssl_cls")}
-        assert not {name for name in ours if name.startswith("ssl_cls.methods.") and name != "ssl_cls.methods.base"}, path
-        assert not ours & {"ssl_cls.trainer", "ssl_cls.run", "ssl_cls.checkpoint", "ssl_cls.optim", "ssl_cls.config"}, path
+        assert not {name for name in ours if name.startswith("ssl_cls.methods.") and name != "ssl_cls.methods.base"}, (
+            path
+        )
+        assert not ours & {"ssl_cls.trainer", "ssl_cls.run", "ssl_cls.checkpoint", "ssl_cls.optim", "ssl_cls.config"}, (
+            path
+        )
 
 
 def test_tools_import_nothing_of_ours_above_main() -> None:
@@ -63,15 +69,23 @@ def test_no_file_has_outgrown_its_reader() -> None:
 @pytest.mark.slow
 def test_the_built_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     """The wheel ships both packages and the report's template, and loads without the repository."""
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", str(environment)], check=True)
     python = environment / "bin" / "python"
     # the dependencies are this environment's: what is tested is what the wheel itself brings
     paths = [path for path in sys.path if path.endswith("site-packages")]
-    (environment / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "dependencies.pth").write_text("\n".join(paths))
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel)], check=True)
+    (environment / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "dependencies.pth").write_text(
+        "\n".join(paths)
+    )
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel)], check=True
+    )
     code = """
 import eval.report, ssl_cls, ssl_cls.trainer, timm
 from pathlib import Path

@@ -1,6 +1,6 @@
 """How close training is to the speed of its backbone: python tools/bench.py RECIPE [key.path=value ...] [--vs lightly]
 
-In one process, alternating, medians over rounds, in images a second (each image gives as many views as the method takes):
+In one process, alternating, medians over rounds, in images a second (an image gives all the method's views):
   bare        the method's own forward, backward and optimizer step on constant views: the speed of light
   views       augmentation alone
   end to end  the real loop: views, step, logging
@@ -35,11 +35,18 @@ def run(args: argparse.Namespace) -> int:
     table = Table("what", "images/s", "min", "max", "of bare, median of rounds")
     for name, rates in timings.items():
         ratios = [rate / reference for rate, reference in zip(rates, bare, strict=True)]
-        table.add_row(name, *(f"{x:,.0f}" for x in (statistics.median(rates), min(rates), max(rates))), f"{statistics.median(ratios):.3f}")
+        table.add_row(
+            name,
+            *(f"{x:,.0f}" for x in (statistics.median(rates), min(rates), max(rates))),
+            f"{statistics.median(ratios):.3f}",
+        )
     console = Console(highlight=False, width=100)
     console.print(table)
     if args.vs:
-        for ours, theirs, what in (("end to end", "lightly", "end to end"), ("views, one core", "lightly views, one core", "views a core")):
+        for ours, theirs, what in (
+            ("end to end", "lightly", "end to end"),
+            ("views, one core", "lightly views, one core", "views a core"),
+        ):
             ratio = statistics.median(a / b for a, b in zip(timings[ours], timings[theirs], strict=True))
             console.print(f"{what}: {ratio:.1f} times lightly (median of {args.rounds} alternated rounds)")
     return 0
@@ -52,7 +59,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
 
     import torch
 
-    from ssl_cls import config, launch, trainer
+    from ssl_cls import config, launch, plan, trainer
     from ssl_cls.augment.augment import Augment
     from ssl_cls.clock import Clock
     from ssl_cls.data import catalog
@@ -62,10 +69,10 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     accelerator = launch.start(recipe.train.precision)
     source = catalog.open(recipe.data, "train", accelerator.device)
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
-    planned = trainer.plan(recipe, source, 1)
-    method = trainer.build_method(recipe, source, planned)
+    planned = plan.make_plan(recipe, source, 1)
+    method = plan.build_method(recipe, source, planned)
     step = trainer.Step(recipe, method, planned, accelerator)
-    stream = trainer.build_stream(recipe, source, planned, accelerator.device, 0, 1, method.needs_labels)
+    stream = plan.build_stream(recipe, source, planned, accelerator.device, 0, 1, method.needs_labels)
     batch_size, threads = recipe.train.batch_size, torch.get_num_threads()
     clock = Clock(1, planned.total_steps, planned.steps_per_epoch)
     constant = next(iter(stream.batches(0, 1)))
@@ -146,10 +153,17 @@ def lightly_parts(steps, recipe, source, planned, step, clock):  # type: ignore[
     if recipe.method.name == "mae":
         transform = MAETransform(input_size=size, normalize=normalize)
     else:
-        transform = SimCLRTransform(input_size=size, cj_strength=0.5, gaussian_blur=0.0, min_scale=0.4, normalize=normalize)
+        transform = SimCLRTransform(
+            input_size=size, cj_strength=0.5, gaussian_blur=0.0, min_scale=0.4, normalize=normalize
+        )
     images = _PilImages(source, transform)
     loader = DataLoader(
-        images, batch_size=recipe.train.batch_size, shuffle=True, drop_last=True, num_workers=len(os.sched_getaffinity(0)), persistent_workers=True
+        images,
+        batch_size=recipe.train.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=len(os.sched_getaffinity(0)),
+        persistent_workers=True,
     )
 
     def endless():  # type: ignore[no-untyped-def]

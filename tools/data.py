@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    get = commands.add_parser(
-        "get", help="fetch a data set and verify every byte; nothing to do if it is there"
-    )
+    get = commands.add_parser("get", help="fetch a data set and verify every byte; nothing to do if it is there")
     get.add_argument("name", choices=["fashion_mnist"])
     get.add_argument("--dir", default="data", help="where data sets are kept (default: data)")
     check = commands.add_parser("check", help="open all splits, decode every image, and show what is there")
@@ -68,9 +64,7 @@ def checked(args: argparse.Namespace) -> int:
             console.print(f"[yellow]there is no {split} split[/yellow]")
     source = splits["train"]
 
-    table = Table(
-        "", *splits, title=Text(f"{args.name}: {source.channels} x {source.size or 'various sizes'}")
-    )
+    table = Table("", *splits, title=Text(f"{args.name}: {source.channels} x {source.size or 'various sizes'}"))
     table.add_row("images", *(f"{len(split):,}" for split in splits.values()))
     pixels = {name: _statistics(split, console) for name, split in splits.items()}
     table.add_row("mean", *(mean for mean, _ in pixels.values()))

@@ -13,9 +13,7 @@ NAMES = ("knn", "linear", "fewlabel", "finetune", "features")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "encoders", nargs="+", metavar="ENCODER", help="what to judge, and data.source=NAME, data.path=DIR"
     )
@@ -59,9 +57,7 @@ def run(args: argparse.Namespace) -> None:
         context = Context(
             accelerator.device, accelerator.process_index, accelerator.num_processes, encoder.provenance.seed
         )
-        console.print(
-            f"[bold]{encoder.provenance.run}[/bold] on {data.name}, results in {encoder.out}", soft_wrap=True
-        )
+        console.print(f"[bold]{encoder.provenance.run}[/bold] on {data.name}, results in {encoder.out}", soft_wrap=True)
         if accelerator.num_processes > 1 and set(names) != {"finetune"}:
             extract_all(encoder, data, context)  # the work that ranks share; the rest is the main process's
         if accelerator.is_main_process:
@@ -84,9 +80,7 @@ def sort_words(encoders: list[str], evaluators: list[str]) -> tuple[list[str], l
 
     specs = [word for word in encoders if "=" not in word or Path(word).exists()]
     names = [word for word in evaluators if "=" not in word]
-    overrides = [word for word in encoders if word not in specs] + [
-        word for word in evaluators if "=" in word
-    ]
+    overrides = [word for word in encoders if word not in specs] + [word for word in evaluators if "=" in word]
     for name in names:
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, n=1)
@@ -119,9 +113,7 @@ def table(rows: list[dict[str, Any]]) -> Any:
     for row in rows:
         labels = "all" if row["n_labels"] is None else str(row["n_labels"])
         scores = [f"{row['metrics'][name]:.2f}" for name in ("top1", "top5")]
-        settings = " ".join(
-            f"{key}={value}" for key, value in row["settings"].items() if not isinstance(value, list)
-        )
+        settings = " ".join(f"{key}={value}" for key, value in row["settings"].items() if not isinstance(value, list))
         shown.add_row(
             escape(row["run"]),
             row["evaluator"],

@@ -9,8 +9,12 @@ import argparse
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, such as recipes/mae_vit.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the recipe, such as train.epochs=5 seed=1")
-    parser.add_argument("--dry-run", action="store_true", help="resolve and check everything, time two steps, write nothing")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="changes to the recipe, such as train.epochs=5 seed=1"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="resolve and check everything, time two steps, write nothing"
+    )
     parser.add_argument("--then", default="", help="what the progress bar says comes next")
     args = parser.parse_intermixed_args()
 
@@ -29,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         return dry_run(recipe)
 
     from eval.monitor import KNNMonitor
-    from ssl_cls import launch, trainer
+    from ssl_cls import launch, plan, trainer
 
     source = catalog.open(recipe.data, "train")
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
@@ -43,11 +47,13 @@ def run(args: argparse.Namespace) -> int:
     observers = []
     if source.num_classes is not None and source.size is not None:
         val = catalog.open(recipe.data, "val", accelerator.device)
-        observers.append(KNNMonitor(source, val, trainer.plan(recipe, source, accelerator.num_processes).input_size))
+        observers.append(KNNMonitor(source, val, plan.make_plan(recipe, source, accelerator.num_processes).input_size))
     encoder = trainer.pretrain(recipe, source, opened, accelerator, observers, args.then)
     accelerator.end_training()
     if accelerator.is_main_process:
-        print(f"the encoder is in {encoder}; judge it: python tools/evaluate.py {opened.folder} --evaluators knn linear")
+        print(
+            f"the encoder is in {encoder}; judge it: python tools/evaluate.py {opened.folder} --evaluators knn linear"
+        )
     return 0
 
 
@@ -56,17 +62,25 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
 
     from rich.console import Console
 
-    from ssl_cls import config, launch, trainer
+    from ssl_cls import config, launch, plan, trainer
     from ssl_cls.clock import Clock
     from ssl_cls.data import catalog
 
     accelerator = launch.start(recipe.train.precision, recipe.train.deterministic)
     source = catalog.open(recipe.data, "train", accelerator.device)
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
-    planned = trainer.plan(recipe, source, accelerator.num_processes)
-    method = trainer.build_method(recipe, source, planned)
+    planned = plan.make_plan(recipe, source, accelerator.num_processes)
+    method = plan.build_method(recipe, source, planned)
     step = trainer.Step(recipe, method, planned, accelerator)
-    stream = trainer.build_stream(recipe, source, planned, accelerator.device, accelerator.process_index, accelerator.num_processes, method.needs_labels)
+    stream = plan.build_stream(
+        recipe,
+        source,
+        planned,
+        accelerator.device,
+        accelerator.process_index,
+        accelerator.num_processes,
+        method.needs_labels,
+    )
     times = []
     for number, batches in enumerate(stream.batches(0, 3)):
         begun = time.perf_counter()
@@ -77,12 +91,14 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
     eta = sum(times[1:]) / 2 * planned.total_steps
     parameters = sum(p.numel() for p in method.parameters())
     memory = trainer.peak_memory(accelerator.device)
+    channels = f"{source.channels} x {'x'.join(map(str, source.size)) if source.size else 'various sizes'}"
+    shares = f"{accelerator.num_processes} x {planned.micro_batches} x {planned.micro_batch_size}"
     console = Console(highlight=False)
     console.print(config.dump(recipe), end="")
     for label, value in {
-        "data": f"{source.name}: {len(source)} images, {source.channels} x {source.size or 'various sizes'}, {source.num_classes or 'no'} classes",
+        "data": f"{source.name}: {len(source)} images, {channels}, {source.num_classes or 'no'} classes",
         "processes": f"{accelerator.num_processes} on {accelerator.device.type}",
-        "global batch": f"{recipe.train.batch_size} = {accelerator.num_processes} x {planned.micro_batches} x {planned.micro_batch_size}",
+        "global batch": f"{recipe.train.batch_size} = {shares} (processes x micro-batches x images)",
         "steps": f"{planned.total_steps} ({planned.steps_per_epoch} an epoch)",
         "learning rate": f"{planned.peak_lr:g} at its peak",
         "parameters": f"{parameters:,}, of which the encoder {sum(p.numel() for p in method.encoder.parameters()):,}",

@@ -37,7 +37,9 @@ def run(path: str, dry_run: bool) -> int:
         for one in runs:
             console.print(f"pretrain  {one.run.folder}{'  (finished)' if one.run.finished else ''}", markup=False)
         for judgement in judgements:
-            console.print(f"evaluate  {judgement.encoder}: {', '.join(e.name for e in judgement.evaluators)}", markup=False)
+            console.print(
+                f"evaluate  {judgement.encoder}: {', '.join(e.name for e in judgement.evaluators)}", markup=False
+            )
         return 0
 
     unfinished = [one for one in runs if not one.run.finished]
@@ -46,8 +48,14 @@ def run(path: str, dry_run: bool) -> int:
         if one.run.finished:
             continue
         place = unfinished.index(one)
-        then = unfinished[place + 1].recipe.name if place + 1 < len(unfinished) else f"evaluation of {len(judgements)} encoders"
-        console.print(f"[bold]pretraining {number + 1} of {len(runs)}: {one.recipe.name}, seed {one.recipe.seed}[/bold]")
+        then = (
+            unfinished[place + 1].recipe.name
+            if place + 1 < len(unfinished)
+            else f"evaluation of {len(judgements)} encoders"
+        )
+        console.print(
+            f"[bold]pretraining {number + 1} of {len(runs)}: {one.recipe.name}, seed {one.recipe.seed}[/bold]"
+        )
         suite.pretrain(one, then)
 
     launch.use_all_cores()

@@ -19,16 +19,12 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a YAML file, such as recipes/simclr_resnet.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     parser.add_argument("--out", type=Path, default=Path("views.png"), metavar="PNG")
     parser.add_argument("--count", type=int, default=8, metavar="N", help="images, one a row (default: 8)")
-    parser.add_argument(
-        "--run", type=Path, metavar="RUNDIR", help="a run of the recipe, if not in its usual place"
-    )
+    parser.add_argument("--run", type=Path, metavar="RUNDIR", help="a run of the recipe, if not in its usual place")
     args = parser.parse_intermixed_args()
 
     from ssl_cls.screen import guarded
@@ -54,9 +50,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
     assert recipe.views is not None
     augment = Augment(recipe.views, source.mean, source.std)
-    stream = Stream(
-        source, augment, seed=recipe.seed, batch_size=args.count, device=torch.device("cpu"), workers=0
-    )
+    stream = Stream(source, augment, seed=recipe.seed, batch_size=args.count, device=torch.device("cpu"), workers=0)
     (batch,) = next(stream.batches(0, 1))
     columns = originals(source, batch) | views(source, batch)
     if recipe.method.name == "mae":
@@ -92,17 +86,15 @@ def views(source: Source, batch: Batch) -> dict[str, Tensor]:
 
 def masked(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> dict[str, Tensor]:
     """What MAE's encoder sees and, if `folder` holds a checkpoint, what its decoder answers."""
-    from ssl_cls import checkpoint, trainer
+    from ssl_cls import checkpoint, plan
     from ssl_cls.clock import Clock
     from ssl_cls.errors import UserError
     from ssl_cls.methods.mae import MAE
 
-    planned = trainer.plan(recipe, source, 1)
-    method = trainer.build_method(recipe, source, planned).eval()
+    planned = plan.make_plan(recipe, source, 1)
+    method = plan.build_method(recipe, source, planned).eval()
     assert isinstance(method, MAE)
-    saved = next(
-        (path for path, damage in checkpoint.verified(folder / "checkpoints") if damage is None), None
-    )
+    saved = next((path for path, damage in checkpoint.verified(folder / "checkpoints") if damage is None), None)
     step = 0
     if saved is not None:
         state = checkpoint.load(saved)
@@ -116,9 +108,7 @@ def masked(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> dict[s
     left, answer = method.reconstruct(batch, Clock(step, planned.total_steps, planned.steps_per_epoch))
     columns = {f"visible\n{1 - method.num_masked / method.num_patches:.0%} of patches": _pixels(left, source)}
     if saved is not None:
-        given = (
-            "\npatch mean and std given" if method.config.norm_pixels else ""
-        )  # only deviations were learnt
+        given = "\npatch mean and std given" if method.config.norm_pixels else ""  # only deviations were learnt
         columns[f"reconstruction, step {step:,}{given}"] = _pixels(answer, source)
     return columns
 
@@ -160,9 +150,7 @@ def draw(columns: dict[str, Tensor], names: list[str], title: str, out: Path) ->
             for edge in cell.spines.values():
                 edge.set_color("0.8")
     for row, name in enumerate(names):
-        grid[row, 0].set_ylabel(
-            name, fontsize=8, rotation=0, horizontalalignment="right", verticalalignment="center"
-        )
+        grid[row, 0].set_ylabel(name, fontsize=8, rotation=0, horizontalalignment="right", verticalalignment="center")
     figure.savefig(out, dpi=150, metadata={"Software": None})
     plt.close(figure)
 

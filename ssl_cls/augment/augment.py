@@ -50,9 +50,7 @@ class Augment:
         images = []
         for number, (view, size, crop) in enumerate(zip(self.views, self.sizes, crops, strict=True)):
             drawn = geometry(view, key, index, number, torch.full((len(crop), 2), size))
-            images.append(
-                _flipped(crop, drawn) if view.scale else resample(crop, drawn, size, view.interpolation)
-            )
+            images.append(_flipped(crop, drawn) if view.scale else resample(crop, drawn, size, view.interpolation))
         return self._finish(images, index, key)
 
     def _finish(self, images: list[Tensor], index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:

@@ -28,9 +28,7 @@ _ORDERS = torch.tensor(list(permutations(range(4))))  # [24, 4]
 class Geometry(NamedTuple):
     """Which pixels a view is made of: crop or shift to the box, then flip, then rotate."""
 
-    box: (
-        Tensor  # float32 [B, 4]: top, left, height, width in source pixels; partly outside for a padding crop
-    )
+    box: Tensor  # float32 [B, 4]: top, left, height, width in source pixels; partly outside for a padding crop
     angle: Tensor  # float32 [B]: degrees, counter-clockwise
     flip: Tensor  # bool [B]: left to right
 

@@ -47,9 +47,7 @@ class _Jitter(TypedDict):
 
 def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -> _Jitter:
     """Applied with p = .8, then gray with p = .2: SimCLR, appendix A, and all that follow it."""
-    return _Jitter(
-        brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, jitter_p=0.8, gray=0.2
-    )
+    return _Jitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, jitter_p=0.8, gray=0.2)
 
 
 def simclr(size: int, channels: int) -> tuple[View, ...]:
@@ -124,7 +122,5 @@ def supervised(size: int, channels: int) -> tuple[View, ...]:
     """
     if not _is_small(size):
         return (View(size=size, scale=(0.08, 1.0), flip=_FLIP),)
-    rotate = (
-        10.0 if channels == 1 else 0.0
-    )  # degrees, as is usual for handwriting; black corners vanish there
+    rotate = 10.0 if channels == 1 else 0.0  # degrees, as is usual for handwriting; black corners vanish there
     return (View(size=size, pad=round(size / 8), rotate=rotate, flip=_FLIP),)

@@ -19,9 +19,7 @@ class View:
     kind: Literal["global", "local"] = "global"
     count: Count = 1
     size: Count | None = None  # side in pixels; None: the data's own, at least 28
-    scale: tuple[Fraction, Fraction] | None = (
-        None  # resized crop: range of the area fraction; None: the whole image
-    )
+    scale: tuple[Fraction, Fraction] | None = None  # resized crop: range of the area fraction; None: the whole image
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # aspect ratio of that crop, drawn log-uniformly
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     pad: Natural = 0  # padding crop: a shift of up to `pad` pixels each way, zeros outside
@@ -43,9 +41,7 @@ class View:
         if self.ratio[0] > self.ratio[1]:
             raise ValueError(f"ratio must be low <= high, not {list(self.ratio)}")
         if self.scale is not None and (self.pad or self.rotate):
-            raise ValueError(
-                "a view has either a resized crop (scale) or a padding crop and rotation (pad, rotate)"
-            )
+            raise ValueError("a view has either a resized crop (scale) or a padding crop and rotation (pad, rotate)")
 
 
 def expand(views: tuple[View, ...]) -> list[View]:

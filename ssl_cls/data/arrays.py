@@ -68,9 +68,7 @@ class Arrays:
     def pixels(self, indices: Tensor) -> Tensor:
         return self._images[indices.to(self._images.device)]
 
-    def crops(
-        self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str
-    ) -> list[Tensor]:
+    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
         raise NotImplementedError("images of one size are taken with pixels()")
 
     def labels(self, indices: Tensor) -> Tensor:

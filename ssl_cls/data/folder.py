@@ -26,9 +26,7 @@ _STATISTICS: dict[int, tuple[tuple[float, ...], tuple[float, ...]]] = {
 class Index(NamedTuple):
     """The images of one split whose headers could be read, in the order of their paths."""
 
-    paths: np.ndarray[
-        tuple[int], np.dtype[np.bytes_]
-    ]  # relative to the root; as one array, workers can share them
+    paths: np.ndarray[tuple[int], np.dtype[np.bytes_]]  # relative to the root; as one array, workers can share them
     sizes: Tensor  # int64 [N, 2]: height, width, the right way up
     labels: Tensor  # int64 [N], -1 where there is none
     class_names: list[str] | None
@@ -70,9 +68,7 @@ class Folder:
     def pixels(self, indices: Tensor) -> Tensor:
         raise NotImplementedError("images of different sizes are taken with crops()")
 
-    def crops(
-        self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str
-    ) -> list[Tensor]:
+    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
         """See Source.
 
         Raises:
@@ -81,14 +77,11 @@ class Folder:
         extents = self.sizes(indices).repeat(1, 2)
         fractions = torch.stack([box.cpu().double() / extents for box in boxes], 1).tolist()
         cuts = [
-            self._cut(index, own, sizes, interpolation)
-            for index, own in zip(indices.tolist(), fractions, strict=True)
+            self._cut(index, own, sizes, interpolation) for index, own in zip(indices.tolist(), fractions, strict=True)
         ]
         return [torch.stack(view) for view in zip(*cuts, strict=True)]
 
-    def _cut(
-        self, index: int, boxes: list[list[float]], sizes: list[int], interpolation: str
-    ) -> list[Tensor]:
+    def _cut(self, index: int, boxes: list[list[float]], sizes: list[int], interpolation: str) -> list[Tensor]:
         for candidate in self._stand_ins(index):
             if candidate in self._undecodable:
                 continue
@@ -99,9 +92,7 @@ class Folder:
                 self._undecodable.add(candidate)
                 self.bad.append(f"{scan.shown(path)}: {error}")
         names = "\n  ".join(self.bad[:_NAMED])
-        raise UserError(
-            f"no image of one label can be decoded:\n  {names}", str(self.root), "replace or remove them"
-        )
+        raise UserError(f"no image of one label can be decoded:\n  {names}", str(self.root), "replace or remove them")
 
     def _stand_ins(self, index: int) -> Iterator[int]:
         """The image itself, then those of its label from the next one on: what a label says stays true."""
@@ -155,9 +146,7 @@ def open_folder(root: Path, split: str, max_bad_fraction: float) -> Folder:
         torch.tensor([numbers.get(classes[number], -1) for number in chosen]),
         [scan.shown(name) for name in class_names] or None,
         1 if shapes[[not fault for fault in faults], 2].all() else 3,
-        hashlib.sha256(
-            "\n".join(stamped[number] for number in chosen).encode(errors="surrogateescape")
-        ).hexdigest(),
+        hashlib.sha256("\n".join(stamped[number] for number in chosen).encode(errors="surrogateescape")).hexdigest(),
         bad,
     )
     return Folder(f"{root.resolve().name}/{split}", root, index)

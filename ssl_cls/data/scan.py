@@ -93,9 +93,7 @@ def places(paths: Sequence[str]) -> Places:
     given = tops if tops <= _SPLITS and "train" in tops else set()
     depth = 1 if given else 0
     classes = [parts[depth] if len(parts := path.split("/")) > depth + 1 else "" for path in paths]
-    learnt = [
-        name for name, path in zip(classes, paths, strict=True) if not given or path.startswith("train/")
-    ]
+    learnt = [name for name, path in zip(classes, paths, strict=True) if not given or path.startswith("train/")]
     names = sorted(set(learnt) - {""})
     if names and (strange := sorted(set(classes) - {"", *names})):
         fix = "give all splits the same class folders"

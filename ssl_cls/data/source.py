@@ -10,7 +10,9 @@ class Source(Protocol):
     """Images of one split, by index 0..len-1. Pixels are uint8; nothing here is random."""
 
     name: str  # "fashion_mnist/train": what result rows call it
-    fingerprint: str  # hex digest of pixels and labels (or of paths, sizes and times of files): the key of feature caches
+    fingerprint: (
+        str  # hex digest of pixels and labels (or of paths, sizes and times of files): the key of feature caches
+    )
     num_classes: int | None  # None: no labels
     class_names: list[str] | None
     channels: int
@@ -31,7 +33,7 @@ class Source(Protocol):
         """uint8 [B, C, H, W], on the device that holds the images. Only where `size` is set."""
 
     def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
-        """Each image decoded once and cut into len(boxes) squares: one uint8 [B, C, s, s] a view. Only where `size` is None.
+        """Each image decoded once and cut into len(boxes) squares: one uint8 [B, C, s, s] a view. Where `size` is None.
 
         boxes: float [B, 4] a view, (top, left, height, width) in pixels, resized with antialiasing to `sizes[view]`.
         """

@@ -108,9 +108,7 @@ class Stream:
                 key, parts = self._share.indices(step)
                 yield [
                     self._batch(
-                        self.augment.from_crops(
-                            [crop.to(self.device, non_blocking=True) for crop in crops], part, key
-                        ),
+                        self.augment.from_crops([crop.to(self.device, non_blocking=True) for crop in crops], part, key),
                         part,
                         key,
                     )

@@ -37,12 +37,16 @@ class MAEConfig:
 
     def build(self, backbone: Backbone, num_classes: int | None) -> "MAE":
         if not backbone.is_vit:
-            raise UserError("MAE drops patches, which only a vision transformer allows", "backbone.name", "use a vit, as recipes/mae_vit.yaml does")
+            raise UserError(
+                "MAE drops patches, which only a vision transformer allows",
+                "backbone.name",
+                "use a vit, as recipes/mae_vit.yaml does",
+            )
         patches = backbone.grid[0] * backbone.grid[1]
         kept = patches - int(patches * self.mask_ratio)
         if not 4 <= kept < patches:
             raise UserError(
-                f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches; MAE needs at least 4 kept and one masked",
+                f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches; MAE needs 4 kept and one masked",
                 "method.mask_ratio",
                 "lower mask_ratio, use smaller patches, or larger views",
             )
@@ -108,8 +112,14 @@ class MAE(Method):
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         keep, restore, mask = random_masking(batch.key, batch.index, self.num_patches, self.num_masked)
-        latent = self.backbone.tokens(batch.views["global"][0], keep)  # [B, P + K, width]: masked patches are never encoded
-        return {"visible": latent[:, self.num_prefix :].mean(1), "prediction": self._decode(latent, restore), "mask": mask}
+        latent = self.backbone.tokens(
+            batch.views["global"][0], keep
+        )  # [B, P + K, width]: masked patches are never encoded
+        return {
+            "visible": latent[:, self.num_prefix :].mean(1),
+            "prediction": self._decode(latent, restore),
+            "mask": mask,
+        }
 
     def _decode(self, latent: Tensor, restore: Tensor) -> Tensor:
         """[B, P + K, width] -> [B, L, patch values]."""
@@ -136,7 +146,7 @@ class MAE(Method):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor]:
-        """What the encoder saw (masked patches at 0, the data's mean) and what the decoder made of it: [B, C, H, W] each.
+        """What the encoder saw (masked patches at 0, the mean) and what the decoder made of it: [B, C, H, W] each.
 
         Visible patches are shown as they were; standardised predictions are given their patch's own mean and deviation.
         """

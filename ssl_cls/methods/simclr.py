@@ -36,7 +36,7 @@ class SimCLRConfig:
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
     """The normalised temperature-scaled cross entropy (section 2.1, equation 1), a mean over this rank's 2N anchors.
 
-    z: [2, N, D], unit length; the candidates of each anchor are the other 2B - 1 views of the global batch, its positive
+    z: [2, N, D], unit length. The candidates of an anchor are the other 2B - 1 views of the global batch, its positive
     among them.
     """
     _, n, _ = z.shape

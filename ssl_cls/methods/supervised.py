@@ -24,11 +24,19 @@ class SupervisedConfig:
         return presets.supervised(size, channels)
 
     def check_views(self, views: tuple[View, ...]) -> str | None:
-        return None if len(expand(views)) == 1 and views[0].kind == "global" else "supervised training takes exactly one global view"
+        return (
+            None
+            if len(expand(views)) == 1 and views[0].kind == "global"
+            else "supervised training takes exactly one global view"
+        )
 
     def build(self, backbone: Backbone, num_classes: int | None) -> "Supervised":
         if num_classes is None:
-            raise UserError("supervised training needs labels and these data have none", "method.name", "choose a self-supervised method such as simclr")
+            raise UserError(
+                "supervised training needs labels and these data have none",
+                "method.name",
+                "choose a self-supervised method such as simclr",
+            )
         return Supervised(self, backbone, num_classes)
 
 

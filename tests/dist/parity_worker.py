@@ -1,11 +1,11 @@
-"""Run by tests/dist/test_parity.py under `accelerate launch`: a few optimizer steps, then losses and every state tensor to disk."""
+"""Run by test_parity.py under `accelerate launch`: a few steps, then losses and every state tensor to disk."""
 
 import sys
 
 import torch
 from safetensors.torch import save_file
 
-from ssl_cls import config, launch, trainer
+from ssl_cls import config, launch, plan, trainer
 from ssl_cls.checkpoint import optimizer_tensors
 from ssl_cls.clock import Clock
 from ssl_cls.data import catalog
@@ -21,15 +21,17 @@ def main(out: str, dtype: str, recipe_file: str, overrides: list[str]) -> None:
     rank, ranks = accelerator.process_index, accelerator.num_processes
     source = catalog.open(recipe.data, "train")
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
-    planned = trainer.plan(recipe, source, ranks)
-    step = trainer.Step(recipe, trainer.build_method(recipe, source, planned).to(number_type), planned, accelerator)
-    stream = trainer.build_stream(recipe, source, planned, accelerator.device, rank, ranks, step.method.needs_labels)
+    planned = plan.make_plan(recipe, source, ranks)
+    step = trainer.Step(recipe, plan.build_method(recipe, source, planned).to(number_type), planned, accelerator)
+    stream = plan.build_stream(recipe, source, planned, accelerator.device, rank, ranks, step.method.needs_labels)
     tensors, losses, seen = {}, [], []
     for number, batches in enumerate(stream.batches(0, STEPS)):
         batches = [b._replace(views={k: [v.to(number_type) for v in vs] for k, vs in b.views.items()}) for b in batches]
         outputs, _, norm = step(batches, Clock(number, STEPS, planned.steps_per_epoch))
         losses.append(torch.stack([trainer.ranks.mean(torch.stack([o.loss for o in outputs]).mean()), norm]))
-        seen.append(torch.cat([torch.stack(batch.views["global"]) for batch in batches], dim=1))  # [views, images, C, H, W]
+        seen.append(
+            torch.cat([torch.stack(batch.views["global"]) for batch in batches], dim=1)
+        )  # [views, images, C, H, W]
     tensors["losses"] = torch.stack(losses)
     tensors["views"] = torch.stack(seen)
     if rank == 0:

@@ -29,7 +29,15 @@ results: results/small.jsonl
 
 def suite(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "suite.py"), "small.yaml", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, env={**os.environ, "COLUMNS": "200"}, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")

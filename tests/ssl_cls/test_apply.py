@@ -38,9 +38,7 @@ def unchanged(b: int) -> Colour:
     ("channels", "height", "width", "size"),
     [(1, 28, 28, 28), (3, 32, 32, 32), (3, 64, 50, 24), (1, 17, 23, 48), (3, 300, 401, 32)],
 )
-def test_crop_resize_and_flip_equal_torchvisions(
-    mode: str, channels: int, height: int, width: int, size: int
-) -> None:
+def test_crop_resize_and_flip_equal_torchvisions(mode: str, channels: int, height: int, width: int, size: int) -> None:
     view = View(size=size, scale=(0.08, 1.0), flip=0.5)
     drawn = geometry(view, KEY, torch.arange(24), 0, torch.tensor([height, width]).expand(24, 2))
     pixels = pictures(24, channels, height, width)
@@ -69,18 +67,14 @@ def test_a_crop_sees_nothing_outside_its_box() -> None:
 
 def test_resizing_keeps_a_flat_image_flat() -> None:
     flat = torch.full((4, 3, 37, 53), 200, dtype=torch.uint8)
-    drawn = geometry(
-        View(size=29, scale=(0.05, 1.0)), KEY, torch.arange(4), 0, torch.tensor([37, 53]).expand(4, 2)
-    )
+    drawn = geometry(View(size=29, scale=(0.05, 1.0)), KEY, torch.arange(4), 0, torch.tensor([37, 53]).expand(4, 2))
     for mode in MODES:
         torch.testing.assert_close(resample(flat, drawn, 29, mode), torch.full((4, 3, 29, 29), 200 / 255))
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (4, -3), (-4, 4), (-1, 0)])
 @pytest.mark.parametrize(("height", "size"), [(28, 28), (12, 28), (40, 28)])
-def test_padding_crop_is_torchvisions_after_the_resize(
-    shift: tuple[int, int], height: int, size: int
-) -> None:
+def test_padding_crop_is_torchvisions_after_the_resize(shift: tuple[int, int], height: int, size: int) -> None:
     pixels = pictures(2, 3, height, height)
     step = height / size
     ours = resample(
@@ -187,6 +181,4 @@ def test_images_that_nothing_was_drawn_for_keep_every_bit() -> None:
 def test_normalise_is_torchvisions() -> None:
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     mean, std = (0.1, 0.4, 0.6), (0.2, 0.3, 0.5)
-    torch.testing.assert_close(
-        normalise(images.clone(), mean, std), tv.normalize(images, list(mean), list(std))
-    )
+    torch.testing.assert_close(normalise(images.clone(), mean, std), tv.normalize(images, list(mean), list(std)))

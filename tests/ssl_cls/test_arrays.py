@@ -53,9 +53,7 @@ def test_train_and_val_are_the_training_file_and_test_is_the_other(
 
     written = {
         image.tobytes(): label
-        for image, label in zip(
-            content["train-images-idx3-ubyte"], content["train-labels-idx1-ubyte"], strict=True
-        )
+        for image, label in zip(content["train-images-idx3-ubyte"], content["train-labels-idx1-ubyte"], strict=True)
     }
     read = {}
     for source in (train, val):

@@ -116,8 +116,6 @@ def test_evaluation_transforms() -> None:
     ]
     pixels = pictures(2, 1, 28, 28)
     mean, std = (0.286,), (0.353,)
-    torch.testing.assert_close(
-        whole(pixels, 28, mean, std), tv.normalize(pixels.float() / 255, list(mean), list(std))
-    )
+    torch.testing.assert_close(whole(pixels, 28, mean, std), tv.normalize(pixels.float() / 255, list(mean), list(std)))
     bigger = tv.normalize(tv.resize(pixels.float() / 255, [40, 40], antialias=True), list(mean), list(std))
     torch.testing.assert_close(whole(pixels, 40, mean, std), bigger, atol=1e-4, rtol=0)

@@ -16,7 +16,9 @@ def write(root: Path, step: int, keep: int = 2) -> Path:
 
 
 def newest(root: Path) -> int | None:
-    return next((checkpoint.load(folder).state["step"] for folder, damage in checkpoint.verified(root) if damage is None), None)
+    return next(
+        (checkpoint.load(folder).state["step"] for folder, damage in checkpoint.verified(root) if damage is None), None
+    )
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
@@ -94,7 +96,9 @@ def test_optimizer_state_returns_by_name_and_in_its_own_memory_layout() -> None:
 
     module, optimizer = trained()
     update(module, optimizer)
-    saved = {name: value.clone().contiguous() for name, value in checkpoint.optimizer_tensors(optimizer, module).items()}
+    saved = {
+        name: value.clone().contiguous() for name, value in checkpoint.optimizer_tensors(optimizer, module).items()
+    }
     weights = {name: value.clone() for name, value in module.state_dict().items()}
     update(module, optimizer)
 
@@ -110,4 +114,8 @@ def test_optimizer_state_returns_by_name_and_in_its_own_memory_layout() -> None:
 def test_nothing_in_a_checkpoint_is_pickled(tmp_path: Path) -> None:
     folder = write(tmp_path, 3)
     assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
-    assert set(json.loads((folder / "MANIFEST.json").read_text())) == {"model.safetensors", "optim.safetensors", "state.json"}
+    assert set(json.loads((folder / "MANIFEST.json").read_text())) == {
+        "model.safetensors",
+        "optim.safetensors",
+        "state.json",
+    }

@@ -32,9 +32,7 @@ def good(write) -> Path:
 
 
 def test_numbers_and_words_of_yaml_1_2(write):
-    text = (
-        GOOD.replace("lr: 1e-3", "lr: 3e4").replace("resnet_small", "off").replace("keep: 3", "dir: 12:30:00")
-    )
+    text = GOOD.replace("lr: 1e-3", "lr: 3e4").replace("resnet_small", "off").replace("keep: 3", "dir: 12:30:00")
     args = "  args: {a: no, b: 1_0, c: 010, d: .5, e: 2020-01-01}"
     recipe = config.load(write(text.replace("  pooling: avg2x2", args)))
     assert recipe.optim.lr == 30000.0
@@ -70,9 +68,7 @@ def test_what_a_recipe_leaves_out(write):
 TRICKY = ["no", "true", "null", "~", "", "1e3", "1.", ".5", "0x1f", "1_000", "12:30", "2020-01-01", "é", "😀"]
 TRICKY += ["=", "<<", "*a", "&b", "!c", "#e", "- d", "f: g", "'", '"', "{", "-", "%", "@", " h", "i ", "\tj"]
 TRICKY += ["k\nl\n", "\x85", "\u2028", "\ufeff", "\x1b"]
-words = st.sampled_from(TRICKY) | st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8
-)
+words = st.sampled_from(TRICKY) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -115,9 +111,7 @@ def test_round_trip(tmp_path, write, seed, path, folder, args, lr, epochs, low, 
     assert again == recipe
     assert config.identity_hash(again) == config.identity_hash(recipe)
     assert config.dump(again) == text
-    assert yaml.safe_load(text) == json.loads(
-        json.dumps(dataclasses.asdict(recipe))
-    )  # YAML 1.1 readers agree
+    assert yaml.safe_load(text) == json.loads(json.dumps(dataclasses.asdict(recipe)))  # YAML 1.1 readers agree
 
 
 def test_identity_is_what_decides_the_result(good):
@@ -145,9 +139,7 @@ def test_identity_is_what_decides_the_result(good):
 
 
 def test_identity_of_a_recipe_built_in_python_is_that_of_its_yaml(good, write):
-    built = dataclasses.replace(
-        config.load(good), views=(View(count=2, rotate=10),)
-    )  # an int where YAML gives 10.0
+    built = dataclasses.replace(config.load(good), views=(View(count=2, rotate=10),))  # an int where YAML gives 10.0
     assert config.identity_hash(config.load(write(config.dump(built)))) == config.identity_hash(built)
 
 

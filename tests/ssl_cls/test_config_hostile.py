@@ -169,9 +169,7 @@ HOSTILE_OVERRIDES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("override", "fault"), HOSTILE_OVERRIDES, ids=[text[:30] for text, _ in HOSTILE_OVERRIDES]
-)
+@pytest.mark.parametrize(("override", "fault"), HOSTILE_OVERRIDES, ids=[text[:30] for text, _ in HOSTILE_OVERRIDES])
 def test_hostile_override_is_refused_by_number_and_key(good, override, fault):
     found = faults(good, "seed=1", override)
     assert len(found) == 1, found

@@ -48,23 +48,16 @@ def test_crop_position_is_uniform_over_all_places_where_it_fits() -> None:
     for start, length in ((0, 2), (1, 3)):
         places = 28 - box[:, length] + 1
         assert (
-            uniform_p(
-                (box[:, start] + torch.rand(N, generator=torch.Generator().manual_seed(0))) / places, 0, 1
-            )
-            > 0.01
+            uniform_p((box[:, start] + torch.rand(N, generator=torch.Generator().manual_seed(0))) / places, 0, 1) > 0.01
         )
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (20, 45)])
-def test_boxes_are_distributed_as_torchvision_draws_them_where_many_tries_fail(
-    height: int, width: int
-) -> None:
+def test_boxes_are_distributed_as_torchvision_draws_them_where_many_tries_fail(height: int, width: int) -> None:
     torch.manual_seed(0)
     image = torch.zeros(1, height, width)
     theirs = torch.tensor([RandomResizedCrop.get_params(image, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(N)])
-    ours = geometry(
-        View(size=28, scale=(0.5, 1.0)), KEY, INDEX, 0, torch.tensor([[height, width]]).expand(N, 2)
-    ).box
+    ours = geometry(View(size=28, scale=(0.5, 1.0)), KEY, INDEX, 0, torch.tensor([[height, width]]).expand(N, 2)).box
     for side in range(4):
         assert stats.ks_2samp(ours[:, side], theirs[:, side]).pvalue > 0.01
 

@@ -12,9 +12,7 @@ from ssl_cls import export
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.errors import UserError
 
-VIT = BackboneConfig(
-    "vit_tiny_patch16_224", "avg2x2", {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2}
-)
+VIT = BackboneConfig("vit_tiny_patch16_224", "avg2x2", {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2})
 RESNET = BackboneConfig("resnet_small", "avg2x2", {"channels": [4, 8]})
 
 
@@ -92,9 +90,7 @@ def test_the_digest_is_of_weights_not_of_their_layout() -> None:
     assert export.sha256(backbone) != digest
 
 
-@pytest.mark.parametrize(
-    "damage", ["missing", "renamed", "reshaped", "extra", "truncated", "json", "keys", "model"]
-)
+@pytest.mark.parametrize("damage", ["missing", "renamed", "reshaped", "extra", "truncated", "json", "keys", "model"])
 def test_damaged_folders_are_refused(damage: str, tmp_path: Path) -> None:
     folder = tmp_path / "encoder"
     _save(_backbone(RESNET), folder)

@@ -83,9 +83,7 @@ def test_a_batch_is_its_images(tmp_path: Path) -> None:
     boxes = torch.tensor([[1, 2, 10, 11], [0, 0, 20, 30], [3, 4, 5, 6], [0, 1, 19, 20]]).float()
     together = source.crops(index, [boxes, boxes / 2], [8, 4], "bilinear")
     for row in range(4):
-        one = source.crops(
-            index[row : row + 1], [boxes[row : row + 1], boxes[row : row + 1] / 2], [8, 4], "bilinear"
-        )
+        one = source.crops(index[row : row + 1], [boxes[row : row + 1], boxes[row : row + 1] / 2], [8, 4], "bilinear")
         assert all(torch.equal(one[view][0], together[view][row]) for view in (0, 1))
 
 
@@ -113,9 +111,7 @@ def test_a_draft_of_a_large_jpeg_is_the_same_picture(tmp_path: Path) -> None:
     source = alone(tmp_path / "x.jpg", smooth(1203, 1605, 48), quality=95, exif=exif)
     image = ImageOps.exif_transpose(Image.open(tmp_path / "train" / "x.jpg"))
     boxes = [(0, 0, 1605, 1203), (901, 3, 700, 1200), (11, 640, 511, 509)]
-    crops = source.crops(
-        torch.tensor([0]), [torch.tensor([box]).float() for box in boxes], [64] * 3, "bilinear"
-    )
+    crops = source.crops(torch.tensor([0]), [torch.tensor([box]).float() for box in boxes], [64] * 3, "bilinear")
     for box, crop in zip(boxes, crops, strict=True):
         expected = chw(resized_crop(image, *box, [64, 64]))
         error = (crop[0].int() - expected.int()).abs()
@@ -332,9 +328,7 @@ def test_an_image_cut_short_is_replaced_by_the_next_of_its_class(tmp_path: Path)
     for damaged, stand_in in ((1, 2), (3, 0), (7, 4)):  # the next, or the first of the class after its last
         assert torch.equal(crops[damaged], crops[stand_in])
         assert source.labels(index)[damaged] == source.labels(index)[stand_in]
-    assert [line.split(":")[0] for line in source.bad] == [
-        f"train/{name}.jpg" for name in ("a/1", "a/3", "b/3")
-    ]
+    assert [line.split(":")[0] for line in source.bad] == [f"train/{name}.jpg" for name in ("a/1", "a/3", "b/3")]
     again = source.crops(index.flip(0), [boxes.flip(0)], [16], "bilinear")[0]
     assert torch.equal(again.flip(0), crops)
     assert len(source.bad) == 3  # each is counted once
@@ -357,9 +351,7 @@ def test_headers_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) ->
     assert "max_bad_fraction" in refused.value.fix
 
 
-def test_an_image_that_would_fill_the_memory_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_would_fill_the_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
         place(tmp_path / f"{number}.png", noise(5, 5))
     place(tmp_path / "bomb.png", Image.new("L", (60, 20)))

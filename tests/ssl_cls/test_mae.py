@@ -30,7 +30,10 @@ def images(channels: int = 1, size: int = 28, n: int = 6) -> Tensor:
     return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize(("channels", "size", "patch", "value"), [(3, 64, 16, 0.99870), (3, 32, 4, 0.97917), (3, 16, 2, 0.91667), (1, 28, 4, 0.9375)])
+@pytest.mark.parametrize(
+    ("channels", "size", "patch", "value"),
+    [(3, 64, 16, 0.99870), (3, 32, 4, 0.97917), (3, 16, 2, 0.91667), (1, 28, 4, 0.9375)],
+)
 def test_predicting_zero_costs_the_unbiased_variance(channels: int, size: int, patch: int, value: float) -> None:
     method = tiny(channels, size, patch)
     x = images(channels, size)
@@ -121,7 +124,9 @@ def test_patchify_is_undone_by_unpatchify_and_orders_like_the_patch_projection()
     method = tiny(3, 32, 4)
     projection = method.backbone.model.patch_embed.proj  # type: ignore[union-attr]
     weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # type: ignore[union-attr, operator]
-    torch.testing.assert_close(patchify(x, 4) @ weight.T + projection.bias, method.backbone.model.patch_embed(x), rtol=1e-4, atol=1e-5)  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(
+        patchify(x, 4) @ weight.T + projection.bias, method.backbone.model.patch_embed(x), rtol=1e-4, atol=1e-5
+    )  # type: ignore[union-attr, operator]
 
 
 def test_initialisation_is_xavier_with_the_patch_projection_seen_as_a_matrix() -> None:

@@ -40,9 +40,7 @@ def drawn_by(pipeline: tv.Compose) -> dict[str, object]:
                 found["solarize"] = step.prob
             case "RandomApply":
                 jitter = step.transforms[0]
-                strengths = {
-                    name: getattr(jitter, name)[1] - 1 for name in ("brightness", "contrast", "saturation")
-                }
+                strengths = {name: getattr(jitter, name)[1] - 1 for name in ("brightness", "contrast", "saturation")}
                 found |= {"jitter_p": step.p, "hue": jitter.hue[1], **strengths}
     return found
 

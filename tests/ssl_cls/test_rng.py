@@ -35,9 +35,7 @@ def test_mix_gives_the_published_sequence() -> None:
 
 @given(INT64, st.integers(-3, 10**6), INT64, st.integers(-3, 1000), st.integers(1, 5))
 @settings(max_examples=200, deadline=None)
-def test_bits_are_a_chained_hash_of_the_key(
-    seed: int, epoch: int, sample: int, view: int, slots: int
-) -> None:
+def test_bits_are_a_chained_hash_of_the_key(seed: int, epoch: int, sample: int, view: int, slots: int) -> None:
     state = 0
     for part in (seed, epoch, sample, view):
         state = splitmix(state ^ (part & MASK))

@@ -15,9 +15,7 @@ def test_an_epoch_takes_whole_batches_and_no_sample_twice(n: int, data: st.DataO
     batch_size = data.draw(st.integers(1, n))
     steps = steps_per_epoch(n, batch_size)
     assert steps == n // batch_size
-    drawn = torch.cat(
-        [batch_indices(s, n=n, batch_size=batch_size, seed=seed)[1] for s in range(steps, 2 * steps)]
-    )
+    drawn = torch.cat([batch_indices(s, n=n, batch_size=batch_size, seed=seed)[1] for s in range(steps, 2 * steps)])
     assert len(drawn) == steps * batch_size == len(drawn.unique())
     assert drawn.min() >= 0
     assert drawn.max() < n
@@ -27,9 +25,7 @@ def test_the_tail_left_out_differs_from_epoch_to_epoch() -> None:
     n, batch_size = 103, 25
     left_out = []
     for epoch in range(40):
-        drawn = torch.cat(
-            [batch_indices(epoch * 4 + s, n=n, batch_size=batch_size, seed=0)[1] for s in range(4)]
-        )
+        drawn = torch.cat([batch_indices(epoch * 4 + s, n=n, batch_size=batch_size, seed=0)[1] for s in range(4)])
         left_out += sorted(set(range(n)) - set(drawn.tolist()))
     assert len(set(left_out)) > 60  # 120 draws of 103: 71 on average; a fixed tail would give 3
 

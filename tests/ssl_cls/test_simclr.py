@@ -17,7 +17,9 @@ from ssl_cls.rng import DrawKey
 
 
 def views(n: int, dim: int, seed: int = 0) -> Tensor:
-    return F.normalize(torch.randn(2, n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
+    return F.normalize(
+        torch.randn(2, n, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.2, 0.5])
@@ -84,7 +86,9 @@ def test_the_loss_does_not_depend_on_the_scale_of_the_projection() -> None:
     method, batch = tiny()
     embeddings = method.embed(batch, Clock(0, 1, 1))
     scaled = {**embeddings, "z": 3 * embeddings["z"]}
-    assert torch.allclose(method.loss(embeddings, batch, Clock(0, 1, 1)).loss, method.loss(scaled, batch, Clock(0, 1, 1)).loss)
+    assert torch.allclose(
+        method.loss(embeddings, batch, Clock(0, 1, 1)).loss, method.loss(scaled, batch, Clock(0, 1, 1)).loss
+    )
 
 
 def test_bfloat16_autocast_stays_within_one_percent_and_the_loss_is_float32() -> None:  # X20

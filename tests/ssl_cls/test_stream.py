@@ -63,9 +63,7 @@ def reopened(source: Folder) -> Folder:
 
 
 def array() -> Arrays:
-    images = torch.randint(
-        0, 256, (27, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (27, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Arrays("x", images, torch.arange(27) % 5, list("abcde"), (0.5,) * 3, (0.25,) * 3)
 
 
@@ -90,8 +88,7 @@ def joined(parts: Sequence[Sequence[Batch]]) -> list[str]:
 
 def digests(source: Source, steps: range, ranks: int, **options: object) -> list[list[str]]:
     streams = [
-        stream(source, rank=rank, num_ranks=ranks, **options).batches(steps.start, steps.stop)
-        for rank in range(ranks)
+        stream(source, rank=rank, num_ranks=ranks, **options).batches(steps.start, steps.stop) for rank in range(ranks)
     ]
     return [joined(parts) for parts in zip(*streams, strict=True)]
 
@@ -139,12 +136,8 @@ def test_batches_are_what_the_sampler_says(photos: Folder) -> None:
 def test_views_of_an_array_are_those_of_its_pixels() -> None:
     source = array()
     (batch,) = next(stream(source).batches(1, 2))
-    views = Augment(VIEWS, source.mean, source.std).from_pixels(
-        source.pixels(batch.index), batch.index, batch.key
-    )
-    assert all(
-        torch.equal(a, b) for kind in views for a, b in zip(views[kind], batch.views[kind], strict=True)
-    )
+    views = Augment(VIEWS, source.mean, source.std).from_pixels(source.pixels(batch.index), batch.index, batch.key)
+    assert all(torch.equal(a, b) for kind in views for a, b in zip(views[kind], batch.views[kind], strict=True))
 
 
 def test_views_of_files_are_cut_along_the_drawn_boxes(photos: Folder) -> None:
@@ -157,9 +150,7 @@ def test_views_of_files_are_cut_along_the_drawn_boxes(photos: Folder) -> None:
         for box, size, view in zip(boxes, augment.sizes, augment.views, strict=True)
     ]
     views = augment.from_crops(crops, batch.index, batch.key)
-    assert all(
-        torch.equal(a, b) for kind in views for a, b in zip(views[kind], batch.views[kind], strict=True)
-    )
+    assert all(torch.equal(a, b) for kind in views for a, b in zip(views[kind], batch.views[kind], strict=True))
 
 
 def test_labels_come_only_where_they_are_needed() -> None:
@@ -183,26 +174,20 @@ def test_too_many_bad_images_end_the_stream(photos: Folder, workers: int) -> Non
     assert len(list(stream(reopened(photos), workers=workers, max_bad_fraction=0.1).batches(0, 4))) == 4
 
 
-def test_a_class_of_nothing_but_bad_images_is_the_users_error_from_a_worker_too(
-    photos: Folder, tmp_path: Path
-) -> None:
+def test_a_class_of_nothing_but_bad_images_is_the_users_error_from_a_worker_too(photos: Folder, tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("a", "b"):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(4):
                 content = (photos.root / "train" / "b" / f"{number}.jpg").read_bytes()
-                (tmp_path / split / name / f"{number}.jpg").write_bytes(
-                    content[:900] if name == "b" else content
-                )
+                (tmp_path / split / name / f"{number}.jpg").write_bytes(content[:900] if name == "b" else content)
     source = open_folder(tmp_path, "train", 0.0)
     with pytest.raises(UserError, match="no image of one label can be decoded") as refused:
         list(stream(source, workers=1, max_bad_fraction=1.0).batches(0, 1))
     assert refused.value.where == str(tmp_path)
 
 
-def test_signals_to_the_process_group_do_not_end_the_workers(
-    photos: Folder, expected: list[list[str]]
-) -> None:
+def test_signals_to_the_process_group_do_not_end_the_workers(photos: Folder, expected: list[list[str]]) -> None:
     batches = stream(reopened(photos), workers=2).batches(0, 5)
     found = [joined([next(batches)])]
     workers = multiprocessing.active_children()

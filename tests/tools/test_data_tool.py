@@ -71,9 +71,7 @@ def test_get_without_a_way_is_one_screen_and_status_2(
     assert "Traceback" not in said
 
 
-def test_check_counts_and_measures(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_counts_and_measures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_process(monkeypatch, "check", "digits") == 0
     rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
     table = {cells[1]: cells[2:-1] for cells in rows if len(cells) > 3}

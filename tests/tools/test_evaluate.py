@@ -100,9 +100,7 @@ def test_what_has_changed_is_done_again_and_takes_the_old_row_s_place(
     assert lines[1] == new
 
 
-def test_rows_do_not_depend_on_the_clock(
-    encoder: Encoder, data: EvalData, context: Context, tmp_path: Path
-) -> None:
+def test_rows_do_not_depend_on_the_clock(encoder: Encoder, data: EvalData, context: Context, tmp_path: Path) -> None:
     judge(encoder, data, [KNN(), Linear()], context)
     again = replace(encoder, out=tmp_path / "again")
     judge(again, data, [KNN(), Linear()], replace(context, cache=tmp_path / "cache2"))
@@ -147,9 +145,7 @@ def test_several_label_counts_and_draws_are_rows_of_their_own(
     assert len((encoder.out / "results.jsonl").read_text().splitlines()) == 4
 
 
-def test_rows_that_are_damaged_are_refused_not_lost(
-    encoder: Encoder, data: EvalData, context: Context
-) -> None:
+def test_rows_that_are_damaged_are_refused_not_lost(encoder: Encoder, data: EvalData, context: Context) -> None:
     encoder.out.mkdir(parents=True)
     for text in ('{"a": 1}\n{"b"\n', "[1]\n"):
         (encoder.out / "results.jsonl").write_text(text)
@@ -164,15 +160,11 @@ def test_features_are_written_for_others_to_use(encoder: Encoder, data: EvalData
         features = np.load(encoder.out / "features" / f"{name}.npy", allow_pickle=False)
         labels = np.load(encoder.out / "features" / f"{name}_labels.npy", allow_pickle=False)
         index = torch.arange(len(source))
-        np.testing.assert_array_equal(
-            features, source.pixels(index).flatten(1).float().numpy() / np.float32(255)
-        )
+        np.testing.assert_array_equal(features, source.pixels(index).flatten(1).float().numpy() / np.float32(255))
         np.testing.assert_array_equal(labels, source.labels(index).numpy())
 
 
-def _tool(
-    arguments: list[str], cwd: Path, launcher: list[str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _tool(arguments: list[str], cwd: Path, launcher: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
     command = [sys.executable, *(launcher or []), str(ROOT / "tools" / "evaluate.py"), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
@@ -209,9 +201,7 @@ def test_wrong_commands_are_one_screen_and_exit_2(arguments: list[str], hint: st
 
 
 @pytest.mark.dist
-def test_x17_two_processes_give_the_same_bytes_as_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_x17_two_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the same for each process, however many there are
     arguments = ["random:resnet_small", "--evaluators", "knn", "features", "data.source=digits"]
     launch = [

@@ -1,7 +1,6 @@
 """Killed at arbitrary moments and started again by the same command, a run ends in the same bytes (X21)."""
 
 import hashlib
-import os
 import random
 import signal
 import subprocess
@@ -15,7 +14,8 @@ pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
-    "mae": "backbone: {name: vit_tiny_patch16_224, args: {patch_size: 7, embed_dim: 16, depth: 1, num_heads: 2}}\nmethod: {name: mae, decoder_dim: 8, decoder_depth: 1, decoder_heads: 2}",
+    "mae": "backbone: {name: vit_tiny_patch16_224, args: {patch_size: 7, embed_dim: 16, depth: 1, num_heads: 2}}\n"
+    "method: {name: mae, decoder_dim: 8, decoder_depth: 1, decoder_heads: 2}",
     "simclr": "backbone: {name: resnet_small, args: {channels: [8, 16]}}\nmethod: {name: simclr, projector: [16, 8]}",
 }
 
@@ -23,7 +23,8 @@ RECIPES = {
 def command(folder: Path, method: str) -> list[str]:
     path = folder / f"{method}.yaml"
     path.write_text(
-        f"name: {method}\nseed: 1\ndata: {{source: digits}}\n{RECIPES[method]}\noptim: {{name: adamw, lr: 1e-3, weight_decay: 0.05, warmup_epochs: 1}}\n"
+        f"name: {method}\nseed: 1\ndata: {{source: digits}}\n{RECIPES[method]}\n"
+        "optim: {name: adamw, lr: 1e-3, weight_decay: 0.05, warmup_epochs: 1}\n"
         "train: {epochs: 30, batch_size: 64}\nrun: {checkpoint_every_steps: 7, log_every_steps: 3}\n"
     )
     return [sys.executable, str(ROOT / "tools" / "pretrain.py"), path.name]
@@ -31,8 +32,17 @@ def command(folder: Path, method: str) -> list[str]:
 
 def digests(run: Path) -> dict[str, str]:
     last = max((run / "checkpoints").iterdir())
-    files = [last / "model.safetensors", last / "optim.safetensors", run / "metrics.jsonl", run / "encoder" / "model.safetensors", run / "recipe.yaml"]
-    return {path.name if path.parent.name != "encoder" else "encoder": hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = [
+        last / "model.safetensors",
+        last / "optim.safetensors",
+        run / "metrics.jsonl",
+        run / "encoder" / "model.safetensors",
+        run / "recipe.yaml",
+    ]
+    return {
+        path.name if path.parent.name != "encoder" else "encoder": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.mark.parametrize("method", list(RECIPES))
@@ -40,11 +50,18 @@ def test_killed_several_times_it_ends_in_the_same_bytes(tmp_path: Path, method: 
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     for folder in (straight, broken):
         folder.mkdir()
-    assert subprocess.run(command(straight, method), cwd=straight, capture_output=True, check=False, timeout=300).returncode == 0
+    assert (
+        subprocess.run(
+            command(straight, method), cwd=straight, capture_output=True, check=False, timeout=300
+        ).returncode
+        == 0
+    )
     chance, kills = random.Random(method), 0
     run = broken / "runs" / f"{method}-seed1"
     for _ in range(40):
-        process = subprocess.Popen(command(broken, method), cwd=broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(broken, method), cwd=broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         steps = progress(run)
         deadline = time.monotonic() + 120
         while process.poll() is None and progress(run) == steps and time.monotonic() < deadline and kills < 5:
@@ -65,7 +82,9 @@ def progress(run: Path) -> int:
 
 
 def test_sigterm_saves_and_exits_143_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
-    process = subprocess.Popen(command(tmp_path, "mae"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command(tmp_path, "mae"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     run = tmp_path / "runs" / "mae-seed1"
     while progress(run) == 0:
         time.sleep(0.02)
@@ -78,8 +97,22 @@ def test_sigterm_saves_and_exits_143_and_the_run_goes_on_from_there(tmp_path: Pa
 
 
 def test_the_launchers_death_leaves_no_orphan(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    process = subprocess.Popen(launcher + command(tmp_path, "mae")[1:], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    process = subprocess.Popen(
+        launcher + command(tmp_path, "mae")[1:], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     run = tmp_path / "runs" / "mae-seed1"
     while progress(run) == 0:
         assert process.poll() is None
@@ -96,16 +129,20 @@ def test_the_launchers_death_leaves_no_orphan(tmp_path: Path) -> None:
 
 def _cwd(entry: Path) -> str:
     try:
-        return os.readlink(entry / "cwd")
+        return str((entry / "cwd").readlink())
     except OSError:
         return ""
 
 
 def test_two_processes_cannot_write_to_one_run(tmp_path: Path) -> None:
-    first = subprocess.Popen(command(tmp_path, "mae"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command(tmp_path, "mae"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while progress(tmp_path / "runs" / "mae-seed1") == 0:
         time.sleep(0.02)
-    second = subprocess.run(command(tmp_path, "mae"), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    second = subprocess.run(
+        command(tmp_path, "mae"), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
     first.kill()
     first.wait()
     assert second.returncode == 2

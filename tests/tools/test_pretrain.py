@@ -27,7 +27,15 @@ run: {checkpoint_every_steps: 4, log_every_steps: 2}
 def pretrain(folder: Path, *arguments: str, recipe: str = TINY) -> subprocess.CompletedProcess[str]:
     (folder / "tiny.yaml").write_text(recipe)
     command = [sys.executable, str(ROOT / "tools" / "pretrain.py"), "tiny.yaml", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "200"}, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
     run = finished / "runs" / "tiny-seed1"
-    assert {path.name for path in run.iterdir()} >= {"recipe.yaml", "metrics.jsonl", "timing.jsonl", "checkpoints", "encoder", "log.txt"}
+    assert {path.name for path in run.iterdir()} >= {
+        "recipe.yaml",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "checkpoints",
+        "encoder",
+        "log.txt",
+    }
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [row for row in rows if "loss" in row]
     assert [row["step"] for row in losses] == list(range(2, losses[-1]["step"] + 1, 2))
@@ -119,7 +134,8 @@ def test_bad_input_is_one_screen_and_exit_two(tmp_path: Path, overrides: list[st
 
 @pytest.mark.parametrize("tool", sorted(path.name for path in (ROOT / "tools").glob("*.py")))
 def test_help_needs_no_torch(tool: str) -> None:
-    code = f"import sys, runpy; sys.argv = ['{tool}', '--help']; sys.modules['torch'] = None; runpy.run_path('{ROOT / 'tools' / tool}', run_name='__main__')"
+    code = f"import sys, runpy; sys.argv = ['{tool}', '--help']; sys.modules['torch'] = None; "
+    code += f"runpy.run_path('{ROOT / 'tools' / tool}', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout

@@ -122,9 +122,7 @@ def page(tmp_path: Path, synthetic_run: Any) -> Path:
                 for evaluator, n in evaluators
             ]
             pretrain = {"dataset": "digits/train", "images_seen": images, "view_forwards": 2 * images}
-            runs.append(
-                synthetic_run(f"{method}{seed}", method, results, seed=seed, run=name, pretrain=pretrain)
-            )
+            runs.append(synthetic_run(f"{method}{seed}", method, results, seed=seed, run=name, pretrain=pretrain))
         logged = [{"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": x} for x in range(50)]
         (runs[-2] / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in logged))
     return report.write(compare(collect(runs)), ["compare"], tmp_path / "out")[-1]
@@ -133,30 +131,20 @@ def page(tmp_path: Path, synthetic_run: Any) -> Path:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_renders_alone(browser: Browser, page: Path, width: int, scheme: str) -> None:
-    browser.ask(
-        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
-    )
+    browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
     browser.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.ask("Page.navigate", url=page.as_uri())
     browser.wait_for("Page.loadEventFired")
 
-    assert browser.evaluate("document.title").startswith(
-        "Comparison: digits"
-    )  # and no script of a name has run
+    assert browser.evaluate("document.title").startswith("Comparison: digits")  # and no script of a name has run
     assert browser.evaluate("document.scripts.length") == 0
-    assert (
-        browser.evaluate("document.documentElement.scrollWidth") <= width
-    )  # only the tables scroll sideways
-    assert browser.evaluate(
-        "[...document.querySelectorAll('svg')].every(x => x.getBoundingClientRect().height > 60)"
-    )
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width  # only the tables scroll sideways
+    assert browser.evaluate("[...document.querySelectorAll('svg')].every(x => x.getBoundingClientRect().height > 60)")
     assert browser.evaluate("document.querySelectorAll('svg').length") >= 6
     assert browser.evaluate("[...document.images].every(x => x.complete && x.naturalWidth > 0)")
 
     requested = [
-        x["params"]["request"]["url"]
-        for x in browser.events
-        if x.get("method") == "Network.requestWillBeSent"
+        x["params"]["request"]["url"] for x in browser.events if x.get("method") == "Network.requestWillBeSent"
     ]
     assert [url for url in requested if not url.startswith("data:")] == [page.as_uri()]
     assert not [

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_cls import checkpoint, config, trainer
+from ssl_cls import checkpoint, config, plan
 from ssl_cls.data import catalog
 
 TOOL = Path(__file__).parents[2] / "tools" / "views.py"
@@ -57,16 +57,9 @@ def picture(path: str) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def test_the_picture_is_a_function_of_recipe_and_seed(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_picture_is_a_function_of_recipe_and_seed(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     for out, seed in (("a.png", 0), ("b.png", 0), ("c.png", 1)):
-        assert (
-            status(
-                tool, monkeypatch, "simclr.yaml", f"seed={seed}", "--out", out, "--count", "3", "--run", "."
-            )
-            == 0
-        )
+        assert status(tool, monkeypatch, "simclr.yaml", f"seed={seed}", "--out", out, "--count", "3", "--run", ".") == 0
     assert np.array_equal(picture("a.png"), picture("b.png"))
     assert not np.array_equal(picture("a.png"), picture("c.png"))
 
@@ -81,7 +74,7 @@ def test_mae_shows_the_mask_and_after_training_the_reconstruction(
 
     source = catalog.open(config.load("mae.yaml").data, "train")
     recipe = config.resolved(config.load("mae.yaml"), catalog.input_size(source), source.channels)
-    method = trainer.build_method(recipe, source, trainer.plan(recipe, source, 1))
+    method = plan.build_method(recipe, source, plan.make_plan(recipe, source, 1))
     checkpoint.save(Path("runs/tiny-seed0/checkpoints"), {"step": 7}, method.state_dict(), {}, keep=1)
     assert status(tool, monkeypatch, "mae.yaml", "--count", "4") == 0
 
@@ -89,9 +82,7 @@ def test_mae_shows_the_mask_and_after_training_the_reconstruction(
     assert [title.split("\n")[0] for title in untrained] == ["original", "global view 1", "visible"]
     assert list(trained) == [*untrained, "reconstruction, step 7\npatch mean and std given"]
     _, view, visible, answer = trained.values()
-    patches = [
-        x.unfold(2, 7, 7).unfold(3, 7, 7).flatten(4) for x in (view, visible, answer)
-    ]  # [B, 1, 4, 4, 49]
+    patches = [x.unfold(2, 7, 7).unfold(3, 7, 7).flatten(4) for x in (view, visible, answer)]  # [B, 1, 4, 4, 49]
     seen = ((patches[0] - patches[1]).abs() < 1e-5).all(4)
     assert (seen.flatten(1).sum(1) >= 4).all()
     hidden = ~seen
