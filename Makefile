@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PARALLEL ?= 2
 
-.PHONY: install demo test test-all lint bench faults
+.PHONY: install demo test test-slow test-all lint bench faults
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -18,8 +18,10 @@ demo: install  ## pretrain, evaluate and compare on Fashion-MNIST: about 10 minu
 test: install  ## the default tests: no network, no marks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PARALLEL) -m "not slow and not dist and not browser and not faults"
 
-test-all: test  ## and the slow, two-process, browser and fault tests
-	$(BIN)/python -m pytest -m "slow or dist or browser or faults"
+test-slow: install  ## the slow, two-process, browser and fault tests
+	$(BIN)/python -m pytest -m "slow or dist or browser or faults" --timeout 600
+
+test-all: test test-slow
 
 faults: install
 	$(BIN)/python -m pytest -m faults

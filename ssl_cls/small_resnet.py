@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut: average pooling and a 1x1 where shapes differ (He et al. 2019, ResNet-D)."""
+    """Two 3x3 convolutions around a shortcut, which pools and projects where shapes differ (He et al. 2019, ResNet-D)."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
         super().__init__()

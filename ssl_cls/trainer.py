@@ -231,9 +231,15 @@ def _provenance(recipe: Recipe, source: Source, run: Run, planned: Plan) -> dict
     images = planned.total_steps * recipe.train.batch_size
     seconds = sum(row["seconds"] for row in run.rows("timing.jsonl"))
     return {
-        "run": run.folder.name, "method": recipe.method.name, "backbone": recipe.backbone.label,
-        "seed": recipe.seed, "dataset": source.name, "images_seen": images, "view_forwards": images * planned.views_per_image, "seconds": seconds,
-    }  # fmt: skip
+        "run": run.folder.name,
+        "method": recipe.method.name,
+        "backbone": recipe.backbone.label,
+        "seed": recipe.seed,
+        "dataset": source.name,
+        "images_seen": images,
+        "view_forwards": images * planned.views_per_image,
+        "seconds": seconds,
+    }
 
 
 def peak_memory(device: torch.device) -> int:
