@@ -30,9 +30,7 @@ class _Recoloured:
     def pixels(self, indices: Tensor) -> Tensor:
         return self._converted(self.base.pixels(indices))
 
-    def crops(
-        self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str
-    ) -> list[Tensor]:
+    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
         return [self._converted(crop) for crop in self.base.crops(indices, boxes, sizes, interpolation)]
 
     def _converted(self, images: Tensor) -> Tensor:

@@ -100,9 +100,7 @@ def _broken(base: Line, column: Column, floors: dict[int, float]) -> str:
     reached = base.cells[column].mean
     if reached >= floor:
         return ""
-    return (
-        f"broken baseline: scratch reaches {reached:.1f} % on {column.n_labels} labels, a sound one {floor} %"
-    )
+    return f"broken baseline: scratch reaches {reached:.1f} % on {column.n_labels} labels, a sound one {floor} %"
 
 
 def _paired(line: Line, base: Line, column: Column) -> Difference | None:

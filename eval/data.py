@@ -64,9 +64,7 @@ def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) ->
     for source in (train, val, test):
         labels = all_labels(source)
         if labels.ndim != 1:
-            raise UserError(
-                "these images have several labels each; evaluation takes one class an image", source.name
-            )
+            raise UserError("these images have several labels each; evaluation takes one class an image", source.name)
         if missing := int((labels < 0).sum()):
             raise UserError(
                 f"{missing} of {len(labels)} images have no label",

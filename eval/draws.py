@@ -24,9 +24,7 @@ def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
             settings are chosen by holding some of the n out.
     """
     if labels.ndim != 1:
-        raise UserError(
-            "few-label evaluation needs one class an image; this data is multi-label", "data.source"
-        )
+        raise UserError("few-label evaluation needs one class an image; this data is multi-label", "data.source")
     known = torch.nonzero(labels >= 0)[:, 0]
     if n > len(known):
         raise UserError(
@@ -105,9 +103,7 @@ class Pool:
     def pixels(self, indices: Tensor) -> Tensor:
         return self._gather(indices, lambda part, own, _: [part.pixels(own)])[0]
 
-    def crops(
-        self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str
-    ) -> list[Tensor]:
+    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
         return self._gather(
             indices, lambda part, own, at: part.crops(own, [box[at] for box in boxes], sizes, interpolation)
         )

@@ -108,9 +108,7 @@ def _write(path: Path, encoder: Encoder, source: Source, context: Context) -> No
     try:
         with torch.inference_mode():
             if context.rank == 0 or first < last:
-                probe: Tensor = network.features(
-                    next(batches(encoder, source, context.device, first, first + 1))[:1]
-                )  # type: ignore[operator]
+                probe: Tensor = network.features(next(batches(encoder, source, context.device, first, first + 1))[:1])  # type: ignore[operator]
                 dim = probe.shape[1]
             if context.rank == 0:
                 _memory_map(partial, "w+", len(source), dim)[:] = np.nan

@@ -13,9 +13,7 @@ from ssl_cls.data.source import all_labels
 from ssl_cls.spec import Count, Natural, spec
 
 _FOLDS = 5
-_WEIGHT_DECAYS = tuple(
-    10.0 ** (power / 2) for power in range(-6, 3)
-)  # 0.001 to 10, for standardised features
+_WEIGHT_DECAYS = tuple(10.0 ** (power / 2) for power in range(-6, 3))  # 0.001 to 10, for standardised features
 
 
 @spec

@@ -80,9 +80,7 @@ class FineTune:
         members = [label_draw(labels, data.num_classes, self.n_labels, draw) for draw in self.draws]
         return [self._judge(encoder, data, context, *case) for case in zip(self.draws, members, strict=True)]
 
-    def _judge(
-        self, encoder: Encoder, data: EvalData, context: Context, draw: int, members: Tensor
-    ) -> Result:
+    def _judge(self, encoder: Encoder, data: EvalData, context: Context, draw: int, members: Tensor) -> Result:
         seed = int(bits(DrawKey(context.seed, draw), torch.zeros(1, dtype=torch.int64), 0, 1))
         pool = seen_with(Pool(f"{data.name}/pool", data.train, data.val), encoder.channels)
         drawn = Subset(pool, members, f"{data.name}/drawn")
@@ -90,8 +88,9 @@ class FineTune:
         kept, held = (Subset(drawn, torch.nonzero(part)[:, 0], data.name) for part in (fold > 0, fold == 0))
         test_labels = all_labels(data.test)
 
-        losses, optimism = {}, []
-        for rate in self.learning_rates:
+        searched = len(self.learning_rates) > 1
+        losses, optimism = dict.fromkeys(self.learning_rates, math.inf), []
+        for rate in self.learning_rates if searched else ():
             model = self.train(encoder, data.num_classes, kept, rate, seed, context.device)
             losses[rate] = float(F.cross_entropy(_logits(model, encoder, held, context), all_labels(held)))
             on_test = classification(_logits(model, encoder, data.test, context), test_labels)
@@ -113,7 +112,7 @@ class FineTune:
             n_train=len(drawn),
             n_test=len(data.test),
             predictions=logits.argmax(1),
-            chosen_on="holdout",
+            chosen_on="holdout" if searched else "fixed",
             n_labels=self.n_labels,
             draw=draw,
             optimism=[*optimism, _entry(chosen, len(drawn), metrics)],
@@ -134,9 +133,7 @@ class FineTune:
         )
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)  # the head, drop-path and dropout
-            model = Classifier(
-                encoder.network, num_classes, torch.zeros(1, channels, size, size, device=device)
-            )
+            model = Classifier(encoder.network, num_classes, torch.zeros(1, channels, size, size, device=device))
             model.to(memory_format=torch.channels_last).train()
             optimizer = torch.optim.AdamW(_groups(model), fused=True)
             for step, (batch,) in enumerate(stream.batches(0, self.steps)):

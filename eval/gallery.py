@@ -51,9 +51,7 @@ def views(title: str, run: Path) -> Picture:
         drawn = augment.from_pixels(source.pixels(index), index, key)
     else:
         boxes = augment.boxes(key, index, source.sizes(index))
-        drawn = augment.from_crops(
-            source.crops(index, boxes, augment.sizes, augment.interpolation[0]), index, key
-        )
+        drawn = augment.from_crops(source.crops(index, boxes, augment.sizes, augment.interpolation[0]), index, key)
     pictures = [_originals(source, index)]
     pictures += [_uint8(view, source) for kind in ("global", "local") for view in drawn[kind]]
     names = ["training image", *(f"view {number} of image" for number in range(1, len(pictures)))]
@@ -113,9 +111,7 @@ def _uint8(images: Tensor, source: Source) -> Tensor:
 def _uri(pixels: Tensor) -> str:
     """uint8 [C, H, W] -> a PNG that a page can hold."""
     array = pixels.permute(1, 2, 0).numpy()
-    image = Image.fromarray(
-        np.ascontiguousarray(array.squeeze(2) if array.shape[2] == 1 else array[:, :, :3])
-    )
+    image = Image.fromarray(np.ascontiguousarray(array.squeeze(2) if array.shape[2] == 1 else array[:, :, :3]))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)

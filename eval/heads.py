@@ -72,9 +72,7 @@ def fit(
         axes = torch.linalg.qr(z.T).Q
         z = z @ axes
     spectrum, rotation = torch.linalg.eigh((z.T @ z).double() / n)
-    z = torch.cat(
-        (z @ rotation.float(), torch.ones(n, 1, device=device)), 1
-    )  # the last axis carries the bias
+    z = torch.cat((z @ rotation.float(), torch.ones(n, 1, device=device)), 1)  # the last axis carries the bias
     axes = axes.double() @ rotation
 
     penalty = decay[:, None].repeat(1, z.shape[1])  # [S, R+1]
@@ -113,9 +111,7 @@ def _loss(w: Tensor, z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor
     loss = (penalty * w.square()).sum((1, 2)).double() / 2
     gradient = penalty * w
     size = max(1, _CHUNK // (heads * classes))
-    for x, y, a in zip(
-        torch.split(z, size), torch.split(labels, size), torch.split(weights, size, 1), strict=True
-    ):
+    for x, y, a in zip(torch.split(z, size), torch.split(labels, size), torch.split(weights, size, 1), strict=True):
         # samples last: a softmax over a short middle axis is five times as fast as one over a short last axis
         logp = (w.view(-1, dim) @ x.T).view(heads, classes, -1).log_softmax(1)
         target = y.expand(heads, 1, -1)

@@ -111,9 +111,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             return rows
         raise ValueError("a line is not an object")
     except ValueError as error:
-        raise UserError(
-            f"malformed result rows: {error}", str(path), "remove the file and evaluate again"
-        ) from error
+        raise UserError(f"malformed result rows: {error}", str(path), "remove the file and evaluate again") from error
 
 
 def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str, Any]]) -> None:

@@ -30,20 +30,15 @@ class KNN:
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         train, val, test = (
-            extract(encoder, source, context).to(context.device)
-            for source in (data.train, data.val, data.test)
+            extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
         )
-        y_train, y_val, y_test = (
-            all_labels(source).to(context.device) for source in (data.train, data.val, data.test)
-        )
+        y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
 
         on_val = [
             (setting, accuracy(votes, y_val)["top1"])
             for setting, votes in self._votes(train, y_train, val, data.num_classes)
         ]
-        chosen = max(on_val, key=lambda scored: scored[1])[
-            0
-        ]  # of equals the first: the smallest k, as they are
+        chosen = max(on_val, key=lambda scored: scored[1])[0]  # of equals the first: the smallest k, as they are
 
         bank, labels = torch.cat((train, val)), torch.cat((y_train, y_val))
         on_test = list(self._votes(bank, labels, test, data.num_classes))
@@ -57,9 +52,7 @@ class KNN:
                 n_test=len(test),
                 predictions=votes.argmax(1).cpu(),
                 chosen_on="val",
-                optimism=[
-                    {"settings": setting, "top1": accuracy(each, y_test)["top1"]} for setting, each in on_test
-                ],
+                optimism=[{"settings": setting, "top1": accuracy(each, y_test)["top1"]} for setting, each in on_test],
             )
         ]
 

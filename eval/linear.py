@@ -24,12 +24,9 @@ class Linear:
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         train, val, test = (
-            extract(encoder, source, context).to(context.device)
-            for source in (data.train, data.val, data.test)
+            extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
         )
-        y_train, y_val, y_test = (
-            all_labels(source).to(context.device) for source in (data.train, data.val, data.test)
-        )
+        y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
         decay, sweep = torch.tensor(self.weight_decay), range(len(self.weight_decay))
 
         fitted = heads.fit(train, y_train, num_classes=data.num_classes, weight_decay=decay)
@@ -48,8 +45,7 @@ class Linear:
                 predictions=fitted.logits(test, best).argmax(1).cpu(),
                 chosen_on="val",
                 optimism=[
-                    {"settings": {"weight_decay": self.weight_decay[s]}, "top1": on_test[s]["top1"]}
-                    for s in sweep
+                    {"settings": {"weight_decay": self.weight_decay[s]}, "top1": on_test[s]["top1"]} for s in sweep
                 ],
             )
         ]

@@ -158,8 +158,6 @@ def _label(identity: Identity, others: Collection[Identity]) -> str:
 
 def _names(identity: Identity) -> tuple[str, str, str]:
     kind, method, recipe, images, forwards = identity
-    name = {"scratch": "scratch", "timm": recipe, "weights": recipe}.get(
-        kind if kind == "scratch" else method, method
-    )
+    name = {"scratch": "scratch", "timm": recipe, "weights": recipe}.get(kind if kind == "scratch" else method, method)
     longer = f"{name} ({recipe})" if recipe else name
     return name, longer, f"{longer}, {images:,} images, {forwards:,} views"

@@ -87,9 +87,7 @@ def _svg(figure: Figure, description: str) -> str:
     out = io.StringIO()
     metadata: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # glyphs that matplotlib's own font lacks: the page has them
+        warnings.simplefilter("ignore", UserWarning)  # glyphs that matplotlib's own font lacks: the page has them
         figure.savefig(out, format="svg", transparent=True, metadata=metadata)
     text = out.getvalue()
     text = text[text.index("<svg") :]

@@ -136,9 +136,7 @@ def _unpacked(text: object, n_test: int, top1: float, where: str) -> NDArray[np.
         _malformed(where, f"correct holds {len(raw)} bytes, {n_test} test images need {-(-n_test // 8)}")
     correct = np.unpackbits(np.frombuffer(raw, np.uint8), count=n_test).astype(np.bool_)
     if not agrees(correct, n_test, top1):
-        _malformed(
-            where, f"correct says {100 * correct.mean():.2f} % are right, metrics.top1 says {top1:.2f}"
-        )
+        _malformed(where, f"correct says {100 * correct.mean():.2f} % are right, metrics.top1 says {top1:.2f}")
     return correct
 
 

@@ -148,10 +148,7 @@ def _curves(lines: Sequence[Line], series: dict[str, int], missing: list[str]) -
 
     def points(key: str, only: Line | None = None) -> list[tuple[int, list[tuple[float, float]]]]:
         chosen = ((line, entries) for line, entries in logged if only is None or line is only)
-        found = [
-            (series[line.label], [(x["epoch"], x[key]) for x in entries if key in x])
-            for line, entries in chosen
-        ]
+        found = [(series[line.label], [(x["epoch"], x[key]) for x in entries if key in x]) for line, entries in chosen]
         return [(number, curve) for number, curve in found if curve]
 
     for line in lines:

@@ -41,13 +41,9 @@ def collect(sources: Sequence[Path]) -> list[Row]:
         elif source.is_file():
             found = list(record.read(source))
         else:
-            raise UserError(
-                "no such run directory or file", str(source), "give run directories or results/*.jsonl"
-            )
+            raise UserError("no such run directory or file", str(source), "give run directories or results/*.jsonl")
         if not found:
-            raise UserError(
-                "no result rows here", str(source), "evaluate first: python tools/evaluate.py RUNDIR"
-            )
+            raise UserError("no result rows here", str(source), "evaluate first: python tools/evaluate.py RUNDIR")
         rows += found
     return rows
 
@@ -57,9 +53,7 @@ def export(rows: Sequence[Row], path: Path) -> None:
     lines = []
     for row in rows:
         correct = None if row.correct is None else record.packed(row.correct)
-        lines.append(
-            json.dumps({**row.record, "seconds": row.seconds, "correct": correct}, ensure_ascii=False)
-        )
+        lines.append(json.dumps({**row.record, "seconds": row.seconds, "correct": correct}, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(line + "\n" for line in sorted(set(lines))), encoding="utf-8")
@@ -90,9 +84,7 @@ def optimism(row: Row) -> list[float]:
         scores = json.loads(path.read_text(encoding="utf-8")).get(_stem(row), [])
         return [float(entry["top1"]) for entry in scores]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"malformed test scores: {error!r}", str(path), "evaluate again, or remove the file"
-        ) from error
+        raise UserError(f"malformed test scores: {error!r}", str(path), "evaluate again, or remove the file") from error
 
 
 def data_config(dataset: str, runs: Sequence[Path]) -> DataConfig | None:

@@ -95,9 +95,7 @@ def terminal(groups: Sequence[Group], console: Console) -> None:
 def _rich(name: str, header: list[str], lines: list[list[str]]) -> Table:
     table = Table(title=Text(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, text in enumerate(header):
-        table.add_column(
-            Text(text), justify="right" if number else "left", no_wrap=not number, overflow="fold"
-        )
+        table.add_column(Text(text), justify="right" if number else "left", no_wrap=not number, overflow="fold")
     for line in lines:
         table.add_row(*map(Text, line))
     return table
@@ -130,9 +128,7 @@ def comma_separated(groups: Sequence[Group]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV)
     for group in groups:
-        tests = {
-            (test.line, test.column, test.against): test for test in group.differences if not test.refused
-        }
+        tests = {(test.line, test.column, test.against): test for test in group.differences if not test.refused}
         for line in group.lines:
             for column, cell in line.cells.items():
                 names = (group.dataset, group.backbone, line.label, line.kind, column.evaluator)

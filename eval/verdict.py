@@ -51,11 +51,7 @@ def _sentence(test: Difference) -> str:
         "worse": f"trails scratch by {_points(test)}",
         "undecided": f"and scratch cannot be told apart: {test.points:+.1f} points",
     }[test.outcome]
-    spread = (
-        "a single run"
-        if test.half_width is None
-        else f"± {test.half_width:.1f} over {test.n} seeds and draws"
-    )
+    spread = "a single run" if test.half_width is None else f"± {test.half_width:.1f} over {test.n} seeds and draws"
     interval = f"95 %: {test.low:+.1f} to {test.high:+.1f} over test images; {spread}"
     return f"On {_labels(test)}, fine-tuned {test.line} {result} ({interval})."
 
@@ -103,12 +99,7 @@ def _gaps(group: Group) -> Iterator[str]:
         yield "No scratch baseline: whether pretraining beats plain supervised training cannot be said."
     compared = {(test.line, test.column, test.against) for test in group.differences}
     for base in (line for line in group.lines if line.kind in _BASELINES):
-        pairs = (
-            (line.label, column, base.kind)
-            for line in pretrained
-            for column in base.rows
-            if column in line.rows
-        )
+        pairs = ((line.label, column, base.kind) for line in pretrained for column in base.rows if column in line.rows)
         if names := ", ".join(dict.fromkeys(pair[0] for pair in pairs if pair not in compared)):
             reason = "predictions or test labels are missing, or no label draw is shared"
             yield f"Not every paired test of {names} against {base.kind} could be made: {reason}."

@@ -70,9 +70,7 @@ def line(group: Group, label: str) -> Any:
 
 def test_a_cell_is_the_mean_over_seeds_and_draws_with_student_s_interval() -> None:
     counts = {(seed, draw): 700 + 13 * seed - 5 * draw for seed in range(3) for draw in range(2)}
-    group = only(
-        finetuned("simclr", correct(count), seed=seed, draw=draw) for (seed, draw), count in counts.items()
-    )
+    group = only(finetuned("simclr", correct(count), seed=seed, draw=draw) for (seed, draw), count in counts.items())
     values = [count / 10 for count in counts.values()]
     low, high = scipy_stats.t.interval(0.95, 5, np.mean(values), scipy_stats.sem(values))
     (cell,) = line(group, "simclr").cells.values()
@@ -192,12 +190,8 @@ def test_versions_data_sets_and_backbones_are_never_mixed() -> None:
 
 
 def test_pixels_stand_in_every_group_of_their_data_set_and_alone_where_there_is_none() -> None:
-    pixels = [
-        row("pixels", "knn/v1", correct(860), dataset=dataset) for dataset in ("fashion_mnist", "digits")
-    ]
-    groups = compare(
-        [*pixels, *(row("simclr", "knn/v1", correct(870), backbone=backbone) for backbone in ("a", "b"))]
-    )
+    pixels = [row("pixels", "knn/v1", correct(860), dataset=dataset) for dataset in ("fashion_mnist", "digits")]
+    groups = compare([*pixels, *(row("simclr", "knn/v1", correct(870), backbone=backbone) for backbone in ("a", "b"))])
     found = [(group.dataset, group.backbone, [line.label for line in group.lines]) for group in groups]
     assert found == [
         ("fashion_mnist", "a", ["pixels", "simclr"]),
@@ -209,9 +203,7 @@ def test_pixels_stand_in_every_group_of_their_data_set_and_alone_where_there_is_
 def test_rows_scored_on_different_images_are_refused() -> None:
     for change in ({"n_test": N - 1}, {"n_train": 54_000}):
         with pytest.raises(UserError, match="not scored on the same data"):
-            compare(
-                [row("simclr", "knn/v1", None, top1=80.0), row("mae", "knn/v1", None, top1=81.0, **change)]
-            )
+            compare([row("simclr", "knn/v1", None, top1=80.0), row("mae", "knn/v1", None, top1=81.0, **change)])
 
 
 def test_rows_of_another_specification_are_refused_and_more_draws_are_not() -> None:
@@ -279,9 +271,7 @@ def test_the_answer_needs_images_and_seeds_to_agree() -> None:
     assert _answer((850, 800), (852, 801), (853, 800)) == "yes"
     assert _answer((800, 850), (801, 852), (800, 853)) == "no"
     assert _answer((801, 800), (801, 800)) == "open"  # too few images differ
-    assert (
-        _answer((900, 800), (800, 840), (905, 800)) == "open"
-    )  # the mean is far above zero, but one seed is not
+    assert _answer((900, 800), (800, 840), (905, 800)) == "open"  # the mean is far above zero, but one seed is not
 
 
 def test_an_answer_from_a_single_run_says_so() -> None:
@@ -305,17 +295,13 @@ def test_the_answer_is_against_scratch_alone() -> None:
 
 
 def test_equal_images_are_said_not_to_be_equal_compute() -> None:
-    group = only(
-        [row("simclr", "knn/v1", correct(800)), row("supervised", "knn/v1", correct(900), view_forwards=5000)]
-    )
+    group = only([row("simclr", "knn/v1", correct(800)), row("supervised", "knn/v1", correct(900), view_forwards=5000)])
     assert any("not equal compute" in note for note in notes(group))
     assert not any("Unequal budgets" in note for note in notes(group))
 
 
 def test_seconds_are_the_mean_over_runs_not_over_rows() -> None:
-    rows = [
-        row("mae", evaluator, correct(800), seed=0, seconds=10.0) for evaluator in ("knn/v1", "linear/v1")
-    ]
+    rows = [row("mae", evaluator, correct(800), seed=0, seconds=10.0) for evaluator in ("knn/v1", "linear/v1")]
     assert only([*rows, row("mae", "knn/v1", correct(800), seed=1, seconds=40.0)]).lines[0].seconds == 25.0
 
 

@@ -29,9 +29,7 @@ class Numbers:
     def pixels(self, indices: Tensor) -> Tensor:
         return indices[:, None, None, None].expand(-1, 1, 2, 2).to(torch.uint8)
 
-    def crops(
-        self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str
-    ) -> list[Tensor]:
+    def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
         return [indices[:, None] * 1000 + box[:, :1].long() for box in boxes]
 
     def labels(self, indices: Tensor) -> Tensor:

@@ -43,9 +43,7 @@ def run(tmp_path: Path) -> Path:
         "run": folder.name, "method": "simclr", "backbone": "resnet_small channels=(4, 8)", "seed": 3,
         "dataset": "digits/train", "images_seen": 640, "view_forwards": 1280, "seconds": 1.5,
     }  # fmt: skip
-    export.save_encoder(
-        backbone, folder / "encoder", input_size=28, mean=(0.3,), std=(0.4,), provenance=provenance
-    )
+    export.save_encoder(backbone, folder / "encoder", input_size=28, mean=(0.3,), std=(0.4,), provenance=provenance)
     return folder
 
 
@@ -65,9 +63,7 @@ def test_a_run_is_what_it_exported(run: Path, data: EvalData) -> None:
         assert torch.equal(encoder.network.features(images), theirs)  # type: ignore[operator]
 
 
-def test_random_has_the_run_s_architecture_and_size_and_the_weights_it_began_with(
-    run: Path, data: EvalData
-) -> None:
+def test_random_has_the_run_s_architecture_and_size_and_the_weights_it_began_with(run: Path, data: EvalData) -> None:
     trained, fresh = encoders.load(str(run), data, 0), encoders.load(f"random:{run}", data, 3)
     assert fresh.sha256 == trained.sha256  # this run was exported as it was initialised, from seed 3
     assert (fresh.input_size, fresh.provenance.method) == (28, "random")

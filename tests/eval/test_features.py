@@ -31,16 +31,12 @@ def _source(n: int, channels: int = 1, side: int = 8) -> Arrays:
     images = torch.randint(0, 256, (n, channels, side, side), generator=torch.Generator().manual_seed(n)).to(
         torch.uint8
     )
-    return Arrays(
-        "noise/train", images, torch.arange(n) % 2, ["a", "b"], (0.5,) * channels, (0.25,) * channels
-    )
+    return Arrays("noise/train", images, torch.arange(n) % 2, ["a", "b"], (0.5,) * channels, (0.25,) * channels)
 
 
 def _encoder(network: nn.Module, channels: int = 1, size: int = 8) -> Encoder:
     come_from = Provenance("x", "random", "", 0)
-    return Encoder(
-        network, size, channels, (0.5,) * channels, (0.25,) * channels, "00", come_from, Path("unused")
-    )
+    return Encoder(network, size, channels, (0.5,) * channels, (0.25,) * channels, "00", come_from, Path("unused"))
 
 
 @pytest.fixture
@@ -60,9 +56,7 @@ def test_e8_every_image_once_and_in_order(n: int, context: Context) -> None:
 
 def test_x14_e9_the_network_is_left_as_it_was(context: Context) -> None:
     torch.manual_seed(0)
-    network = build(
-        BackboneConfig("resnet_small", pooling="avg2x2", args={"channels": (4, 8)}), 1, 28
-    ).train()
+    network = build(BackboneConfig("resnet_small", pooling="avg2x2", args={"channels": (4, 8)}), 1, 28).train()
     before = export.sha256(network)
     extract(_encoder(network, size=28), _source(30), context)
     assert export.sha256(network) == before
@@ -190,9 +184,7 @@ def test_files_are_cut_to_their_centre(tmp_path: Path, context: Context) -> None
     assert len(extract(_encoder(Mean(), channels=3, size=24), source, context)) == len(source) == 6
 
 
-def test_r9_evaluation_never_replaces_an_image_that_cannot_be_decoded(
-    tmp_path: Path, context: Context
-) -> None:
+def test_r9_evaluation_never_replaces_an_image_that_cannot_be_decoded(tmp_path: Path, context: Context) -> None:
     root = _folder(tmp_path / "images")
     path = next((root / "train").rglob("2.png"))
     path.write_bytes(path.read_bytes()[:2000])

@@ -80,9 +80,7 @@ def test_rows_say_what_was_used(tmp_path: Path, context: Context) -> None:
         top1 = 100 * (result.predictions == test_labels).double().mean().item()
         assert result.metrics["top1"] == pytest.approx(top1)
         chosen = [
-            o["top1"]
-            for o in result.optimism
-            if o["settings"]["weight_decay"] == result.settings["weight_decay"]
+            o["top1"] for o in result.optimism if o["settings"]["weight_decay"] == result.settings["weight_decay"]
         ]
         assert chosen == [pytest.approx(top1)]
     assert results[2].metrics["top1"] > results[0].metrics["top1"]

@@ -45,9 +45,7 @@ def _backbone(seed: int) -> Backbone:
 
 
 def _encoder(network: nn.Module, out: Path) -> Encoder:
-    return Encoder(
-        network, SIDE, 1, (0.3,), (0.2,), "00", Provenance("random:resnet_small", "random", "", 0), out
-    )
+    return Encoder(network, SIDE, 1, (0.3,), (0.2,), "00", Provenance("random:resnet_small", "random", "", 0), out)
 
 
 def _hash(network: nn.Module) -> str:
@@ -125,8 +123,7 @@ def test_it_starts_from_the_encoder_and_moves_every_tensor(tmp_path: Path, conte
 
 def test_what_it_starts_from_matters(tmp_path: Path, context: Context) -> None:
     first, second = (
-        replace(QUICK, steps=4).run(_encoder(_backbone(seed), tmp_path), _data(), context)[0]
-        for seed in (0, 1)
+        replace(QUICK, steps=4).run(_encoder(_backbone(seed), tmp_path), _data(), context)[0] for seed in (0, 1)
     )
     assert first.metrics != second.metrics
 
@@ -148,9 +145,7 @@ def test_the_search_drops_a_hopeless_rate(tmp_path: Path, context: Context) -> N
     assert max(o["top1"] for o in result.optimism) >= result.metrics["top1"]
 
 
-def test_pixels_have_nothing_to_tune(
-    tmp_path: Path, context: Context, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_pixels_have_nothing_to_tune(tmp_path: Path, context: Context, caplog: pytest.LogCaptureFixture) -> None:
     assert FineTune().run(_encoder(nn.Flatten(), tmp_path), _data(), context) == []
     assert "no weights to fine-tune" in caplog.text
 

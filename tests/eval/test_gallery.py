@@ -83,9 +83,7 @@ def test_neighbours_are_scikit_learn_s(data: EvalData, tmp_path: Path) -> None:
     labels, test_labels = (x.labels(torch.arange(len(x))).tolist() for x in (data.train, data.test))
     assert [test_labels[number(query)] for query, *_ in picture.strips] == list(range(8))
     for query, *found in picture.strips:
-        assert test_labels.index(test_labels[number(query)]) == number(
-            query
-        )  # the first of its class, not chosen
+        assert test_labels.index(test_labels[number(query)]) == number(query)  # the first of its class, not chosen
         distances, _ = oracle.kneighbors(test[[number(query)]], n_neighbors=len(found))
         ours = [
             1
@@ -106,9 +104,7 @@ def test_neighbours_are_scikit_learn_s(data: EvalData, tmp_path: Path) -> None:
 
 def test_other_weights_than_the_row_s_are_not_shown(data: EvalData, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the weights"):
-        gallery.neighbours(
-            "pixels", "pixels", pixels_row("other"), data, Context(torch.device("cpu"), cache=tmp_path)
-        )
+        gallery.neighbours("pixels", "pixels", pixels_row("other"), data, Context(torch.device("cpu"), cache=tmp_path))
 
 
 def test_views_are_those_of_the_first_epoch(tmp_path: Path) -> None:
@@ -119,9 +115,7 @@ def test_views_are_those_of_the_first_epoch(tmp_path: Path) -> None:
     views = config.resolved(recipe, catalog.input_size(source), source.channels).views
     assert views is not None
     index = torch.arange(len(picture.strips[0]))
-    drawn = Augment(views, source.mean, source.std).from_pixels(
-        source.pixels(index), index, DrawKey(recipe.seed, 0)
-    )
+    drawn = Augment(views, source.mean, source.std).from_pixels(source.pixels(index), index, DrawKey(recipe.seed, 0))
     assert len(picture.strips) == 1 + len(drawn["global"])
     for i in index.tolist():
         np.testing.assert_array_equal(decoded(picture.strips[0][i]), source.pixels(index)[i, 0])

@@ -53,9 +53,7 @@ def test_each_head_is_its_own_problem() -> None:
     together = fit(features, labels, num_classes=3, weight_decay=decays, tolerance=1e-7)
     for s in range(3):
         alone = fit(features, labels, num_classes=3, weight_decay=decays[s : s + 1], tolerance=1e-7)
-        torch.testing.assert_close(
-            together.logits(features, s), alone.logits(features, 0), atol=5e-3, rtol=1e-3
-        )
+        torch.testing.assert_close(together.logits(features, s), alone.logits(features, 0), atol=5e-3, rtol=1e-3)
 
 
 def test_a_warm_start_changes_the_way_and_not_the_answer() -> None:
@@ -90,10 +88,7 @@ def test_e10_random_labels_are_learnt_by_heart_and_teach_nothing() -> None:
     labels = torch.randint(0, 10, (3000,), generator=generator)
     heads = fit(features[:1000], labels[:1000], num_classes=10, weight_decay=torch.tensor([1e-4]))
     assert accuracy(heads.logits(features[:1000], 0), labels[:1000])["top1"] == 100
-    assert (
-        abs(accuracy(heads.logits(features[1000:], 0), labels[1000:])["top1"] - 10)
-        < 3 * (10 * 90 / 2000) ** 0.5
-    )
+    assert abs(accuracy(heads.logits(features[1000:], 0), labels[1000:])["top1"] - 10) < 3 * (10 * 90 / 2000) ** 0.5
 
 
 def test_constant_features_give_the_class_shares() -> None:
@@ -120,10 +115,7 @@ def _digits_data(test_labels: Tensor | None = None) -> EvalData:
         labels = torch.cat((labels[:1400], test_labels))
     names = [str(c) for c in range(10)]
     cuts = {"train": slice(0, 1200), "val": slice(1200, 1400), "test": slice(1400, None)}
-    sources = [
-        Arrays(f"digits/{name}", images[cut], labels[cut], names, (0.0,), (1.0,))
-        for name, cut in cuts.items()
-    ]
+    sources = [Arrays(f"digits/{name}", images[cut], labels[cut], names, (0.0,), (1.0,)) for name, cut in cuts.items()]
     return EvalData("digits", *sources, 10)
 
 
@@ -133,9 +125,7 @@ def _encoder(network: nn.Module, size: int, out: Path) -> Encoder:
 
 def test_linear_is_within_a_fifth_of_a_point_of_scikit_learns_tuned_the_same_way(tmp_path: Path) -> None:
     data = _digits_data()
-    (result,) = Linear().run(
-        _encoder(Flat(), 8, tmp_path), data, Context(torch.device("cpu"), cache=tmp_path)
-    )
+    (result,) = Linear().run(_encoder(Flat(), 8, tmp_path), data, Context(torch.device("cpu"), cache=tmp_path))
     x, y = _digits()
 
     def scored(decay: float, train: slice, held: slice) -> float:

@@ -15,9 +15,7 @@ def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed: int, n: int, cl
     labels = torch.randint(0, classes, (n,), generator=generator)
     ours = classification(logits, labels)
     probabilities = logits.double().softmax(1)
-    assert ours["cross_entropy"] == pytest.approx(
-        log_loss(labels, probabilities, labels=range(classes)), abs=1e-6
-    )
+    assert ours["cross_entropy"] == pytest.approx(log_loss(labels, probabilities, labels=range(classes)), abs=1e-6)
     for k in (1, 5):
         if k == 1 or classes > 5:
             theirs = multiclass_accuracy(logits, labels, classes, average="micro", top_k=k)
@@ -32,9 +30,7 @@ def test_top1_is_what_the_predictions_say_even_with_ties(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(0, 3, (40, 7), generator=generator).float()
     labels = torch.randint(0, 7, (40,), generator=generator)
-    assert accuracy(scores, labels)["top1"] == pytest.approx(
-        100 * float((scores.argmax(1) == labels).double().mean())
-    )
+    assert accuracy(scores, labels)["top1"] == pytest.approx(100 * float((scores.argmax(1) == labels).double().mean()))
 
 
 def test_e5_constant_scores_are_chance_and_not_a_hundred() -> None:

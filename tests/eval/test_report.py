@@ -51,8 +51,7 @@ def _results(rng: np.random.Generator, level: float, evaluator: str) -> list[dic
         ("finetune/v1", 100, 1),
     ]
     return [
-        {"evaluator": name, "n_labels": n, "draw": draw, "correct": rng.random(360) < level}
-        for name, n, draw in cells
+        {"evaluator": name, "n_labels": n, "draw": draw, "correct": rng.random(360) < level} for name, n, draw in cells
     ]
 
 
@@ -81,9 +80,7 @@ def sources(synthetic_run: Callable[..., Path]) -> Callable[..., list[Path]]:
                     json.dumps({"knn-v1": [{"settings": {}, "top1": 99.0}, {"settings": {}, "top1": 1.0}]})
                 )
                 if images:
-                    logged = [
-                        {"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": float(x)} for x in range(50)
-                    ]
+                    logged = [{"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": float(x)} for x in range(50)]
                     (run / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in logged))
                     (run / "recipe.yaml").write_text("name: </pre><script>alert(2)</script>\n")
                 runs.append(run)
@@ -135,9 +132,7 @@ def test_the_page_forbids_what_it_does_not_need(sources: Callable[..., list[Path
     page = Page(text)
     self_contained(page)
     policy = next(
-        a["content"]
-        for tag, a in page.elements
-        if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+        a["content"] for tag, a in page.elements if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy is not None
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
@@ -161,9 +156,7 @@ def test_the_page_shows_answer_table_curves_and_optimism(sources: Callable[..., 
     assert "python tools/compare.py 'a b'" in page.text
     reported = [row.top1 for row in group.lines[0].rows[group.columns[0]]]
     assert f"{99 - np.mean(reported):+.2f}" in page.text  # best on test minus reported
-    assert (
-        sum(tag == "svg" for tag, _ in page.elements) == len(group.columns) + 2
-    )  # dots; loss and effective rank
+    assert sum(tag == "svg" for tag, _ in page.elements) == len(group.columns) + 2  # dots; loss and effective rank
 
 
 def test_the_same_rows_are_the_same_bytes(sources: Callable[..., list[Path]], tmp_path: Path) -> None:
@@ -177,16 +170,12 @@ def test_committed_rows_make_the_same_tables(sources: Callable[..., list[Path]],
     runs = sources()
     export(collect(runs), tmp_path / "suite.jsonl")
     ours, committed = groups(runs), groups([tmp_path / "suite.jsonl"])
-    assert sorted(tables.comma_separated(committed).splitlines()) == sorted(
-        tables.comma_separated(ours).splitlines()
-    )
+    assert sorted(tables.comma_separated(committed).splitlines()) == sorted(tables.comma_separated(ours).splitlines())
     self_contained(Page(report.page(committed, ["compare"])))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_keep_markdown_latex_and_csv_in_shape(
-    sources: Callable[..., list[Path]], name: str
-) -> None:
+def test_hostile_names_keep_markdown_latex_and_csv_in_shape(sources: Callable[..., list[Path]], name: str) -> None:
     found = groups(sources(name, evaluator=name, dataset=name))
 
     width = len(tables.cells(found[0])[0])
@@ -236,9 +225,7 @@ def test_a_refusal_shows_no_number(sources: Callable[..., list[Path]]) -> None:
     (refused,) = [test for test in found[0].differences if test.against == "scratch"]
     assert tables.difference(refused)[3:] == ("refused: broken baseline", "", "", "")
     assert "minus_scratch" in tables.comma_separated(found).splitlines()[0]
-    assert all(
-        line["minus_scratch"] == "" for line in csv.DictReader(io.StringIO(tables.comma_separated(found)))
-    )
+    assert all(line["minus_scratch"] == "" for line in csv.DictReader(io.StringIO(tables.comma_separated(found))))
     assert "REFUSED" in report.page(found, ["compare"])
 
 

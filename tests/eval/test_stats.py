@@ -12,9 +12,7 @@ from eval.stats import mcnemar, paired_bootstrap, student_t_interval, t_quantile
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 14, 30, 101, 1000])
 @pytest.mark.parametrize("probability", [0.5, 0.6, 0.9, 0.975, 0.995, 0.9999])
 def test_t_quantile_is_scipys(probability: float, freedom: int) -> None:
-    assert t_quantile(probability, freedom) == pytest.approx(
-        oracle.t.ppf(probability, freedom), rel=1e-9, abs=1e-12
-    )
+    assert t_quantile(probability, freedom) == pytest.approx(oracle.t.ppf(probability, freedom), rel=1e-9, abs=1e-12)
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=12))

@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -192,11 +193,21 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     ("arguments", "hint"),
     [(["pixels", "--evaluators", "knnn"], "did you mean knn?"), (["data.source=digits"], "nothing to judge")],
 )
-def test_wrong_commands_are_one_screen_and_exit_2(arguments: list[str], hint: str, tmp_path: Path) -> None:
-    done = _tool(arguments, tmp_path)
-    assert done.returncode == 2
-    assert hint in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_commands_are_one_screen_and_exit_2(
+    arguments: list[str],
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "evaluate.py"), run_name="__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert hint in said
+    assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
 
 
