@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut, which pools and projects where shapes differ (He et al. 2019, ResNet-D)."""
+    """Two 3x3 convolutions around a shortcut, which pools and projects where shapes differ (He et al. 2019)."""
 
     def __init__(self, in_chs: int, out_chs: int, stride: int) -> None:
         super().__init__()
@@ -105,6 +105,5 @@ def resnet18_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         model.maxpool = nn.Identity()
         return model
 
-    return build_model_with_cfg(
-        small_stem, "resnet18_small", pretrained, **dict({"block": BasicBlock, "layers": (2, 2, 2, 2)}, **kwargs)
-    )  # type: ignore[no-any-return]
+    settings = dict({"block": BasicBlock, "layers": (2, 2, 2, 2)}, **kwargs)
+    return build_model_with_cfg(small_stem, "resnet18_small", pretrained, **settings)  # type: ignore[no-any-return]

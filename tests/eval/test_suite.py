@@ -1,4 +1,4 @@
-"""A suite does everything once: on digits, end to end, then again in no time; and its committed rows stand in for runs."""
+"""A suite does everything once, on digits, end to end; committed rows stand in for runs."""
 
 import json
 import os
