@@ -68,12 +68,17 @@ class Result:
     n_train: int
     n_test: int
     predictions: Tensor
-    chosen_on: str  # "val", "cv5", "fixed"
+    chosen_on: str  # "val", "cv5", "holdout" (of the n labels), "fixed"
     n_labels: int | None = None  # None: all
     draw: int | None = None
     optimism: list[dict[str, Any]] = field(
         default_factory=list
     )  # {settings, top1 on test} of every setting; nothing reads it for choosing
+
+
+def stem(evaluator: str, n_labels: int | None, draw: int | None) -> str:
+    """What the files of an evaluation are called: knn-v1, fewlabel-v1-n100-d0."""
+    return evaluator.replace("/", "-") + ("" if n_labels is None else f"-n{n_labels}-d{draw}")
 
 
 class Evaluator(Protocol):

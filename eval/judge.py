@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eval.base import Context, Encoder, EvalData, Evaluator, Result, row
+from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, stem
 from eval.features import extract
 from eval.fewlabel import FewLabel
 from eval.finetune import FineTune
@@ -89,11 +89,8 @@ def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
                 np.save(file, values.numpy())
 
 
-def stem(result: Result) -> str:
-    """What the files of an evaluation are called: knn-v1, fewlabel-v1-n100-d0."""
-    return result.evaluator.replace("/", "-") + (
-        "" if result.n_labels is None else f"-n{result.n_labels}-d{result.draw}"
-    )
+def _stem(result: Result) -> str:
+    return stem(result.evaluator, result.n_labels, result.draw)
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -117,11 +114,11 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str, Any]]) -> None:
     (out / "predictions").mkdir(parents=True, exist_ok=True)
     for result in results:
-        with _whole(out / "predictions" / f"{stem(result)}.npy") as path, path.open("wb") as file:
+        with _whole(out / "predictions" / f"{_stem(result)}.npy") as path, path.open("wb") as file:
             np.save(file, result.predictions.to(torch.int64).cpu().numpy())
     path = out / "optimism.json"
     optimism = json.loads(path.read_text()) if path.exists() else {}
-    optimism.update({stem(result): result.optimism for result in results})
+    optimism.update({_stem(result): result.optimism for result in results})
     with _whole(path) as writing:
         writing.write_text(json.dumps(optimism, indent=1))
     with (out / "timing.jsonl").open("a") as timing:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval import record
+from eval.base import stem
 from eval.record import Row
 from ssl_cls import config
 from ssl_cls.data import catalog
@@ -62,7 +63,11 @@ def export(rows: Sequence[Row], path: Path) -> None:
 
 def predictions(row: Row) -> NDArray[np.int64] | None:
     """What the encoder answered for each test image, int64 [n_test]; None where it was not kept."""
-    path = row.folder / "eval" / "predictions" / f"{_stem(row)}.npy" if row.folder else None
+    path = (
+        row.folder / "eval" / "predictions" / f"{stem(row.evaluator, row.n_labels, row.draw)}.npy"
+        if row.folder
+        else None
+    )
     if path is None or not path.is_file():
         return None
     try:
@@ -81,7 +86,7 @@ def optimism(row: Row) -> list[float]:
     if path is None or not path.is_file():
         return []
     try:
-        scores = json.loads(path.read_text(encoding="utf-8")).get(_stem(row), [])
+        scores = json.loads(path.read_text(encoding="utf-8")).get(stem(row.evaluator, row.n_labels, row.draw), [])
         return [float(entry["top1"]) for entry in scores]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"malformed test scores: {error!r}", str(path), "evaluate again, or remove the file") from error
@@ -99,12 +104,6 @@ def data_config(dataset: str, runs: Sequence[Path]) -> DataConfig | None:
     if dataset in get_args(get_type_hints(DataConfig)["source"]) and dataset != "folder":
         return DataConfig(source=dataset)  # type: ignore[arg-type]
     return None
-
-
-def _stem(row: Row) -> str:
-    """What the files of an evaluation are called."""
-    labels = "" if row.n_labels is None else f"-n{row.n_labels}-d{row.draw}"
-    return row.evaluator.replace("/", "-") + labels
 
 
 def _seconds(run: Path) -> float | None:

@@ -18,14 +18,20 @@ _PR_SET_PDEATHSIG = 1
 def use_all_cores(local_ranks: int = 1) -> int:
     """Give this process its share of the cores; returns the number of threads.
 
-    `accelerate launch` sets OMP_NUM_THREADS=1 where the user set nothing, which would leave all cores but one idle. Any
-    other value is the user's and is kept.
+    OMP_NUM_THREADS is the user's word and is kept, except for the 1 that `accelerate launch` sets where the user set
+    nothing: it would leave all cores but one idle.
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "1")
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked == "1" and _under_launcher():
+        asked = ""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = int(asked) if asked.isdigit() and int(asked) > 1 else max(1, cores // local_ranks)
+    threads = int(asked) if asked.isdigit() else max(1, cores // local_ranks)
     torch.set_num_threads(threads)
     return threads
+
+
+def _under_launcher() -> bool:
+    return "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
 def start(precision: str, deterministic: bool = False) -> Accelerator:
@@ -34,7 +40,7 @@ def start(precision: str, deterministic: bool = False) -> Accelerator:
     Raises:
         UserError: the launcher started several processes that do not know of each other.
     """
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+    if _under_launcher():
         # the launcher forwards no signals to a single process: without this its death leaves an orphan that trains on
         with suppress(OSError, AttributeError):  # not Linux
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

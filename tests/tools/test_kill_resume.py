@@ -13,6 +13,13 @@ import pytest
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the networks are tiny: a second thread would only wait
+
+
 RECIPES = {
     "mae": "backbone: {name: vit_tiny_patch16_224, args: {patch_size: 7, embed_dim: 16, depth: 1, num_heads: 2}}\n"
     "method: {name: mae, decoder_dim: 8, decoder_depth: 1, decoder_heads: 2}",
@@ -25,7 +32,7 @@ def command(folder: Path, method: str) -> list[str]:
     path.write_text(
         f"name: {method}\nseed: 1\ndata: {{source: digits}}\n{RECIPES[method]}\n"
         "optim: {name: adamw, lr: 1e-3, weight_decay: 0.05, warmup_epochs: 1}\n"
-        "train: {epochs: 30, batch_size: 64}\nrun: {checkpoint_every_steps: 7, log_every_steps: 3}\n"
+        "train: {epochs: 10, batch_size: 64}\nrun: {checkpoint_every_steps: 7, log_every_steps: 3}\n"
     )
     return [sys.executable, str(ROOT / "tools" / "pretrain.py"), path.name]
 
