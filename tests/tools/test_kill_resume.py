@@ -143,12 +143,20 @@ def _cwd(entry: Path) -> str:
 
 def test_two_processes_cannot_write_to_one_run(tmp_path: Path) -> None:
     first = subprocess.Popen(
-        command(tmp_path, "mae"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command(tmp_path, "mae"), "train.epochs=1000"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     while progress(tmp_path / "runs" / "mae-seed1") == 0:
         time.sleep(0.02)
     second = subprocess.run(
-        command(tmp_path, "mae"), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        [*command(tmp_path, "mae"), "train.epochs=1000"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     first.kill()
     first.wait()
