@@ -35,6 +35,7 @@ def run(path: str, dry_run: bool) -> int:
     judgements = [one for one in suite.judgements(asked, runs) if one.out.name not in done] if runs else []
     if dry_run:
         for one in runs:
+            one.run.check()
             console.print(f"pretrain  {one.run.folder}{'  (finished)' if one.run.finished else ''}", markup=False)
         for judgement in judgements:
             console.print(
