@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,6 +95,16 @@ class Backbone(nn.Module):
             parameter.zero_()
             parameter[0, -len(positions) :] = positions
         parameter.requires_grad_(False)
+
+    def layer_scales(self, decay: float) -> dict[str, float]:
+        """Layer-wise learning rates: by parameter name in `model`, relative to a head on top, which has 1.
+
+        `decay` for the last of L blocks, decay^(L+1) for the stem (He et al. 2022, appendix A.2).
+        """
+        model: Any = self.model
+        layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        top = max(layers.values())
+        return {name: decay ** (top - layer + 1) for name, layer in layers.items()}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images)

@@ -8,7 +8,7 @@ from timm.optim import Lars
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from ssl_cls.clock import Clock, warmup_cosine
+from ssl_cls.clock import Clock, cosine, warmup_cosine
 from ssl_cls.methods.base import Method
 from ssl_cls.spec import Fraction, NonNegative, Positive, spec
 
@@ -25,6 +25,7 @@ class OptimConfig:
     lr: Positive | None = None  # the peak, as it is
     base_lr: Positive | None = None  # the peak for 256 images; scaled with the global batch
     weight_decay: NonNegative = 0.0
+    final_weight_decay: NonNegative | None = None  # reached along half a cosine (DINO); None: constant
     warmup_epochs: NonNegative = 0.0
     min_lr: NonNegative = 0.0
     momentum: Fraction = 0.9
@@ -59,6 +60,7 @@ def build(config: OptimConfig, method: Method) -> Optimizer:
             "lr_scale": group.lr_scale,
             "wd_scale": group.wd_scale,
             "frozen_epochs": group.frozen_epochs,
+            "constant_lr": group.constant_lr,
             **({"always_adapt": group.wd_scale != 0} if config.name == "lars" else {}),
         }
         for group in groups
@@ -76,10 +78,14 @@ def build(config: OptimConfig, method: Method) -> Optimizer:
 def apply(optimizer: Optimizer, config: OptimConfig, clock: Clock, batch_size: int) -> float:
     """Set each group's rate and decay for the step that `clock` names; returns the unscaled learning rate."""
     warmup_steps = round(config.warmup_epochs * clock.steps_per_epoch)
-    lr = warmup_cosine(clock, config.peak(batch_size), warmup_steps, config.min_lr)
+    peak = config.peak(batch_size)
+    lr = warmup_cosine(clock, peak, warmup_steps, config.min_lr)
+    decay = config.weight_decay
+    if config.final_weight_decay is not None:
+        decay = cosine(clock, decay, config.final_weight_decay)
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
-        group["weight_decay"] = config.weight_decay * group["wd_scale"]
+        group["lr"] = (peak if group["constant_lr"] else lr) * group["lr_scale"]
+        group["weight_decay"] = decay * group["wd_scale"]
     return lr
 
 

@@ -66,6 +66,9 @@ class SmallResNet(nn.Module):
         self.num_classes, self.global_pool = num_classes, global_pool
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return {"stem": r"^(?:conv1|bn1)\.", "blocks": r"^stages\.(\d+)"}
+
     def get_classifier(self) -> nn.Module:
         return self.fc
 

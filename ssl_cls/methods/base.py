@@ -27,6 +27,7 @@ class ParamGroup:
     lr_scale: float = 1.0
     wd_scale: float = 1.0
     frozen_epochs: int = 0
+    constant_lr: bool = False  # the peak throughout: SimSiam's predictor
 
 
 class Method(nn.Module):
