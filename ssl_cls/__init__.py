@@ -1,5 +1,11 @@
 """Self-supervised image pretraining. Importing it registers the small-image models with timm."""
 
-from ssl_cls import small_resnet as small_resnet
+import os
+
+# GNU OpenMP, which torch brings along, reads this when torch is first imported. Its threads spin while they wait for
+# the slowest one; on cores that others use too, the usual 300,000 turns made a step 2 to 15 times as long as it need be.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+from ssl_cls import small_resnet as small_resnet  # noqa: E402
 
 __version__ = "0.1.0"
