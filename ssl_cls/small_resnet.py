@@ -34,11 +34,14 @@ class _Block(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Stem at half resolution, then a residual block a stage: the first keeps the resolution, each later halves it."""
+    """Stem at half resolution, then a residual block a stage: the first keeps the resolution, each later halves it.
+
+    Most of the arithmetic would be in the first stage, whose maps are the largest: hence its few channels.
+    """
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (32, 64, 128),
+        channels: tuple[int, ...] = (16, 64, 128),
         in_chans: int = 3,
         num_classes: int = 0,
         global_pool: str = "avg",
