@@ -69,14 +69,7 @@ def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
     """The method with fresh weights, a function of the recipe's seed alone."""
     torch.manual_seed(recipe.seed)
     encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
-    method = recipe.method.build(encoder, source.num_classes)
-    if planned.micro_batches > 1 and method.batch_coupled:
-        raise UserError(
-            f"{recipe.method.name} compares every image with the whole batch, so it cannot be split into micro-batches",
-            "train.micro_batch_size",
-            f"leave it out, or lower train.batch_size to {planned.micro_batch_size}",
-        )
-    return method
+    return recipe.method.build(encoder, source.num_classes)
 
 
 def build_stream(

@@ -69,10 +69,12 @@ class SimCLR(Method):
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         h = self.backbone(torch.cat(batch.views["global"]))  # [2N, dim]: both views share one batch norm
-        return {"h": h, "z": self.projector(h)}
+        pairs = {"h": h, "z": self.projector(h)}
+        return {name: x.unflatten(0, (2, -1)).transpose(0, 1) for name, x in pairs.items()}  # [N, 2, width]
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        z = torch.stack(F.normalize(embeddings["z"], dim=1).chunk(2))  # [2, N, D]
+        z = F.normalize(embeddings["z"], dim=2).transpose(0, 1)  # [2, N, D]
         loss = nt_xent(z, self.temperature)
         alignment = (z[0] * z[1]).sum(1).mean().detach()
-        return StepOutput(loss, embeddings["h"].detach(), {"positive_similarity": alignment}, {})
+        h = embeddings["h"].detach().transpose(0, 1).flatten(0, 1)  # [2N, dim]
+        return StepOutput(loss, h, {"positive_similarity": alignment}, {})

@@ -1,9 +1,11 @@
 """Run by test_parity.py under `accelerate launch`: a few steps, then losses and every state tensor to disk."""
 
+import os
 import sys
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ssl_cls import config, launch, plan, trainer
 from ssl_cls.checkpoint import optimizer_tensors
@@ -11,6 +13,15 @@ from ssl_cls.clock import Clock
 from ssl_cls.data import catalog
 
 STEPS = 5
+
+
+def without_batch_norm(module: nn.Module) -> None:
+    """Its statistics are those of a micro-batch, so it is the one layer that splitting a batch changes."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, nn.Identity())
+        else:
+            without_batch_norm(child)
 
 
 def main(out: str, dtype: str, recipe_file: str, overrides: list[str]) -> None:
@@ -22,7 +33,10 @@ def main(out: str, dtype: str, recipe_file: str, overrides: list[str]) -> None:
     source = catalog.open(recipe.data, "train")
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
     planned = plan.make_plan(recipe, source, ranks)
-    step = trainer.Step(recipe, plan.build_method(recipe, source, planned).to(number_type), planned, accelerator)
+    method = plan.build_method(recipe, source, planned).to(number_type)
+    if os.environ.get("PARITY_WITHOUT_BATCH_NORM"):
+        without_batch_norm(method)
+    step = trainer.Step(recipe, method, planned, accelerator)
     stream = plan.build_stream(recipe, source, planned, accelerator.device, rank, ranks, step.method.needs_labels)
     tensors, losses, seen = {}, [], []
     for number, batches in enumerate(stream.batches(0, STEPS)):

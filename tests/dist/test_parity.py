@@ -105,3 +105,14 @@ def test_simclr_on_two_ranks_is_one_process_through_gathered_negatives_and_synce
     """The batch statistics are over the same 2B views whichever way the batch is split."""
     sgd = "name: sgd, lr: 0.05"
     compare(run(tmp_path, "simclr", "float64", sgd, 1), run(tmp_path, "simclr", "float64", sgd, 2), 1e-10)
+
+
+def test_simclr_on_two_ranks_with_two_micro_batches_each_is_one_process_through_gradient_caching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # X1
+    """Free of batch norm, whose statistics would be those of a micro-batch."""
+    monkeypatch.setenv("PARITY_WITHOUT_BATCH_NORM", "1")
+    sgd, quarter = "name: sgd, lr: 0.05", "train.micro_batch_size=8"
+    whole = run(tmp_path, "simclr", "float64", sgd, 1)
+    compare(whole, run(tmp_path, "simclr", "float64", sgd, 2, quarter), 1e-10)
+    compare(whole, run(tmp_path, "simclr", "float64", sgd, 1, quarter), 1e-10)
