@@ -54,11 +54,14 @@ class Method(nn.Module):
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         """EMA, centre, queue: called once per optimizer step, with the carries of its micro-batches."""
 
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What the optimizer moves, by name: not the networks that follow by EMA."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     def param_groups(self) -> list[ParamGroup]:
         """Matrices with weight decay; biases, norms and other vectors without (MAE, DINO, SimCLR's LARS)."""
-        trainable = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        matrices = {name: p for name, p in trainable.items() if p.ndim > 1}
-        vectors = {name: p for name, p in trainable.items() if p.ndim <= 1}
+        matrices = {name: p for name, p in self.trainable().items() if p.ndim > 1}
+        vectors = {name: p for name, p in self.trainable().items() if p.ndim <= 1}
         return [ParamGroup(matrices), ParamGroup(vectors, wd_scale=0.0)]
 
     @property

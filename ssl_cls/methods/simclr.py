@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_cls.augment import presets
@@ -13,6 +13,7 @@ from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
 from ssl_cls.distributed import gather, rank
 from ssl_cls.methods.base import Method, StepOutput
+from ssl_cls.methods.heads import mlp
 from ssl_cls.spec import Count, Positive, spec
 
 
@@ -49,15 +50,6 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, positive)
 
 
-def projection_head(in_dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear -> batch norm, ReLU between layers; batch norm on the output too, as in the authors' code."""
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(in_dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-        in_dim = width
-    return nn.Sequential(*layers[:-1])
-
-
 class SimCLR(Method):
     batch_coupled = True
 
@@ -65,7 +57,7 @@ class SimCLR(Method):
         super().__init__()
         self.temperature = config.temperature
         self.backbone = backbone
-        self.projector = projection_head(backbone.dim, config.projector)
+        self.projector = mlp(backbone.dim, config.projector, output_norm="batch")  # on the output too: authors' code
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         h = self.backbone(torch.cat(batch.views["global"]))  # [2N, dim]: both views share one batch norm
