@@ -76,6 +76,8 @@ def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
             "train.micro_batch_size",
             f"leave it out, or lower train.batch_size to {planned.micro_batch_size}",
         )
+    num_ranks = recipe.train.batch_size // (planned.micro_batches * planned.micro_batch_size)
+    method.check_batch(recipe.train.batch_size, planned.micro_batch_size, num_ranks)
     return method
 
 

@@ -54,6 +54,9 @@ class Method(nn.Module):
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         """EMA, centre, queue: called once per optimizer step, with the carries of its micro-batches."""
 
+    def check_batch(self, batch_size: int, micro_batch_size: int, num_ranks: int) -> None:
+        """Called before anything starts. Raises UserError where the global batch, or how it is split, does not fit."""
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """What the optimizer moves, by name: not the networks that follow by EMA."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_cls.augment import presets
-from ssl_cls.augment.view import View, expand
+from ssl_cls.augment.view import View, is_pair
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
@@ -27,8 +27,7 @@ class SimCLRConfig:
         return presets.simclr(size, channels)
 
     def check_views(self, views: tuple[View, ...]) -> str | None:
-        same = len(expand(views)) == 2 and all(view.kind == "global" for view in views)
-        return None if same else "SimCLR needs exactly two global views (one view with count: 2)"
+        return None if is_pair(views) else "SimCLR needs exactly two global views (one view with count: 2)"
 
     def build(self, backbone: Backbone, num_classes: int | None) -> "SimCLR":
         return SimCLR(self, backbone)
