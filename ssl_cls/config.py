@@ -20,8 +20,11 @@ from ssl_cls.augment.view import View
 from ssl_cls.backbone import BackboneConfig
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
+from ssl_cls.methods.byol import BYOLConfig
 from ssl_cls.methods.mae import MAEConfig
+from ssl_cls.methods.moco import MoCoConfig
 from ssl_cls.methods.simclr import SimCLRConfig
+from ssl_cls.methods.simsiam import SimSiamConfig
 from ssl_cls.methods.supervised import SupervisedConfig
 from ssl_cls.optim import OptimConfig
 from ssl_cls.recipe_errors import explain
@@ -32,7 +35,9 @@ MAX_BYTES = 100_000
 MAX_SHOWN = 25
 MIN_SIDE = 28  # smaller images are enlarged to this side: encoders for small images are made for it
 
-MethodConfig = Annotated[SimCLRConfig | MAEConfig | SupervisedConfig, Field(discriminator="name")]
+MethodConfig = Annotated[
+    SimCLRConfig | MoCoConfig | BYOLConfig | SimSiamConfig | MAEConfig | SupervisedConfig, Field(discriminator="name")
+]
 
 
 def _slug(name: str) -> str:

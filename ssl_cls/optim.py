@@ -52,7 +52,7 @@ def build(config: OptimConfig, method: Method) -> Optimizer:
     """
     groups = method.param_groups()
     named = [name for group in groups for name in group.params]
-    trainable = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+    trainable = method.trainable()
     assert sorted(named) == sorted(trainable), f"not in exactly one group: {set(named) ^ set(trainable)}"
     settings = [
         {

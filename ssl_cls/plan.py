@@ -69,7 +69,10 @@ def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
     """The method with fresh weights, a function of the recipe's seed alone."""
     torch.manual_seed(recipe.seed)
     encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
-    return recipe.method.build(encoder, source.num_classes)
+    method = recipe.method.build(encoder, source.num_classes)
+    num_ranks = recipe.train.batch_size // (planned.micro_batches * planned.micro_batch_size)
+    method.check_batch(recipe.train.batch_size, planned.micro_batch_size, num_ranks)
+    return method
 
 
 def build_stream(

@@ -43,8 +43,8 @@ class Method(nn.Module):
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         """The networks: nothing across samples but batch norm; targets, keys and masks of the step go in too.
 
-        Dimension 0 of each tensor runs over images in the batch's order, views and patches behind it ([N, V, D]; if an
-        image has several rows, [M, D], they stand together): the micro-batches' tensors, concatenated, are the batch's.
+        In a batch-coupled method dimension 0 of each tensor runs over images in the batch's order, views behind it
+        ([N, V, D]), an image's patches side by side ([M, D]): micro-batches' tensors, concatenated, are the batch's.
         """
         raise NotImplementedError
 
@@ -72,11 +72,17 @@ class Method(nn.Module):
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         """EMA, centre, queue: called once per optimizer step, with the carries of its micro-batches."""
 
+    def check_batch(self, batch_size: int, micro_batch_size: int, num_ranks: int) -> None:
+        """Called before anything starts. Raises UserError where the global batch, or how it is split, does not fit."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What the optimizer moves, by name: not the networks that follow by EMA."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     def param_groups(self) -> list[ParamGroup]:
         """Matrices with weight decay; biases, norms and other vectors without (MAE, DINO, SimCLR's LARS)."""
-        trainable = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        matrices = {name: p for name, p in trainable.items() if p.ndim > 1}
-        vectors = {name: p for name, p in trainable.items() if p.ndim <= 1}
+        matrices = {name: p for name, p in self.trainable().items() if p.ndim > 1}
+        vectors = {name: p for name, p in self.trainable().items() if p.ndim <= 1}
         return [ParamGroup(matrices), ParamGroup(vectors, wd_scale=0.0)]
 
     @property

@@ -3,16 +3,17 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_cls.augment import presets
-from ssl_cls.augment.view import View, expand
+from ssl_cls.augment.view import View, is_pair
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
 from ssl_cls.distributed import gather, rank
 from ssl_cls.methods.base import Method, StepOutput
+from ssl_cls.methods.heads import mlp
 from ssl_cls.spec import Count, Positive, spec
 
 
@@ -26,8 +27,7 @@ class SimCLRConfig:
         return presets.simclr(size, channels)
 
     def check_views(self, views: tuple[View, ...]) -> str | None:
-        same = len(expand(views)) == 2 and all(view.kind == "global" for view in views)
-        return None if same else "SimCLR needs exactly two global views (one view with count: 2)"
+        return None if is_pair(views) else "SimCLR needs exactly two global views (one view with count: 2)"
 
     def build(self, backbone: Backbone, num_classes: int | None) -> "SimCLR":
         return SimCLR(self, backbone)
@@ -49,15 +49,6 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, positive)
 
 
-def projection_head(in_dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear -> batch norm, ReLU between layers; batch norm on the output too, as in the authors' code."""
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(in_dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-        in_dim = width
-    return nn.Sequential(*layers[:-1])
-
-
 class SimCLR(Method):
     batch_coupled = True
 
@@ -65,7 +56,7 @@ class SimCLR(Method):
         super().__init__()
         self.temperature = config.temperature
         self.backbone = backbone
-        self.projector = projection_head(backbone.dim, config.projector)
+        self.projector = mlp(backbone.dim, config.projector, output_norm="batch")  # on the output too: authors' code
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         h = self.backbone(torch.cat(batch.views["global"]))  # [2N, dim]: both views share one batch norm
