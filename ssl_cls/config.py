@@ -72,7 +72,7 @@ class TrainConfig:
 
 @spec
 class HealthConfig:
-    stop: bool = False  # end a run that has collapsed, instead of warning
+    stop: bool = False  # end a run that has collapsed or does not learn, instead of saying so at its end
 
 
 @spec

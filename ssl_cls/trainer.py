@@ -56,8 +56,11 @@ def figures(outputs: Sequence[StepOutput]) -> dict[str, float]:
     with torch.no_grad():
         names = ["loss", *outputs[0].logs]
         values = torch.stack([torch.stack([o.loss, *o.logs.values()]) for o in outputs]).mean(0)
-        embedding = ranks.gather(torch.cat([o.embedding for o in outputs]))
-        return {**dict(zip(names, ranks.mean(values).tolist(), strict=True)), **health.embedding_figures(embedding)}
+        row = dict(zip(names, ranks.mean(values).tolist(), strict=True))
+        row |= health.embedding_figures(ranks.gather(torch.cat([o.embedding for o in outputs])))
+        if projections := [o.projection for o in outputs if o.projection is not None]:
+            row |= health.projection_figures(ranks.gather(torch.cat(projections)))
+        return row
 
 
 def pretrain(
@@ -172,17 +175,20 @@ def pretrain(
                 save(completed)
             if stop:
                 raise SystemExit(128 + stop)
-            if logs and main and recipe.health.stop and (complaint := health.verdict(run.rows("metrics.jsonl"))):
-                save(completed)
-                raise RuntimeError(complaint)
+            if logs and main and recipe.health.stop:
+                verdict = health.verdict(run.rows("metrics.jsonl"))
+                if verdict.state != "healthy":
+                    save(completed)
+                    raise RuntimeError(str(verdict))
     if main:
-        if complaint := health.verdict(run.rows("metrics.jsonl")):
-            run.say(complaint)
+        verdict = health.verdict(run.rows("metrics.jsonl"))
+        run.say(str(verdict))
+        print(verdict)
         if done < planned.total_steps:
             save(planned.total_steps)
         export.save_encoder(
             method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,
-            provenance=_provenance(recipe, source, run, planned),
+            provenance={**_provenance(recipe, source, run, planned), "health": verdict._asdict()},
         )  # fmt: skip
     accelerator.wait_for_everyone()
     return run.folder / "encoder"

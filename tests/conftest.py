@@ -1,14 +1,19 @@
-"""Synthetic run directories: rows with known accuracies and predictions, as evaluation writes them."""
+"""Synthetic run directories: rows with known accuracies and predictions, as evaluation writes them. Random batches."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    from ssl_cls.config import Recipe
+    from ssl_cls.data.batch import Batch
+
 SyntheticRun = Callable[..., Path]
+RandomBatch = Callable[..., "Batch"]
 
 
 @pytest.fixture
@@ -64,3 +69,24 @@ def synthetic_run(tmp_path: Path) -> SyntheticRun:
         return run
 
     return write
+
+
+@pytest.fixture
+def random_batch() -> RandomBatch:
+    """`random_batch(recipe, number)`: noise for every view that the resolved recipe asks for, and labels 0 to 2."""
+    import torch
+
+    from ssl_cls.augment.view import expand
+    from ssl_cls.data.batch import Batch
+    from ssl_cls.rng import DrawKey
+
+    def make(recipe: "Recipe", number: int, channels: int = 1) -> Batch:
+        generator = torch.Generator().manual_seed(number)
+        views: dict[str, list[torch.Tensor]] = {"global": [], "local": []}
+        n = recipe.train.batch_size
+        for view in expand(recipe.views or ()):
+            views[view.kind].append(torch.randn(n, channels, view.size or 0, view.size or 0, generator=generator))
+        index = torch.arange(n) + n * number
+        return Batch(views, index, DrawKey(0, number), index % 3)
+
+    return make

@@ -17,6 +17,7 @@ class StepOutput(NamedTuple):
     embedding: Tensor  # detached [B, D], the pooled encoder output that monitors watch
     logs: dict[str, Tensor]  # detached scalars
     carry: dict[str, Tensor]  # detached tensors that after_step needs (keys, a batch centre)
+    projection: Tensor | None = None  # detached [B, D], what the loss compares: there collapse shows first
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class BYOL(Method):
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         p1, p2, z1, z2 = (embeddings[name] for name in ("p1", "p2", "z1", "z2"))
         loss = regression_loss(p1, z2.detach()) + regression_loss(p2, z1.detach())  # 0 to 8
-        return StepOutput(loss, embeddings["h"].detach(), {}, {})
+        logs = {"chance_loss": torch.full_like(loss, 4.0)}  # of unrelated directions
+        return StepOutput(loss, embeddings["h"].detach(), logs, {}, torch.cat((p1, p2)).detach())
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         momentum = cosine(clock, self.momentum, 1.0)

@@ -1,5 +1,6 @@
 """MoCo v2 (He et al. 2020; Chen et al. 2020b): find an image's other view among a queue of earlier images' keys."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -114,7 +115,9 @@ class MoCo(Method):
         ]
         loss = torch.stack([cross_entropy for cross_entropy, _ in found]).sum()
         pretext_top1 = 100 * torch.stack([top1 for _, top1 in found]).mean()  # near 100 early: batch norm tells
-        return StepOutput(loss, embeddings["h"].detach(), {"pretext_top1": pretext_top1}, {"keys": k})
+        chance = q.shape[1] * math.log(1 + len(self.queue))  # of every key being as likely
+        logs = {"pretext_top1": pretext_top1, "chance_loss": torch.full_like(pretext_top1, chance)}
+        return StepOutput(loss, embeddings["h"].detach(), logs, {"keys": k}, q.detach().flatten(0, 1))
 
     @torch.no_grad()
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:

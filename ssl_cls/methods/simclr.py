@@ -11,7 +11,7 @@ from ssl_cls.augment.view import View, is_pair
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
-from ssl_cls.distributed import gather, rank
+from ssl_cls.distributed import gather, num_ranks, rank
 from ssl_cls.methods.base import Method, StepOutput
 from ssl_cls.methods.heads import mlp
 from ssl_cls.spec import Count, Positive, spec
@@ -67,5 +67,9 @@ class SimCLR(Method):
         z = F.normalize(embeddings["z"], dim=2).transpose(0, 1)  # [2, N, D]
         loss = nt_xent(z, self.temperature)
         alignment = (z[0] * z[1]).sum(1).mean().detach()
+        logs = {
+            "positive_similarity": alignment,
+            "chance_loss": torch.full_like(alignment, 2 * len(z[0]) * num_ranks() - 1).log(),
+        }
         h = embeddings["h"].detach().transpose(0, 1).flatten(0, 1)  # [2N, dim]
-        return StepOutput(loss, h, {"positive_similarity": alignment}, {})
+        return StepOutput(loss, h, logs, {}, z.detach().flatten(0, 1))

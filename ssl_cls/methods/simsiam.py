@@ -54,7 +54,8 @@ class SimSiam(Method):
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         p1, p2, z1, z2 = (embeddings[name] for name in ("p1", "p2", "z1", "z2"))
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2  # -1 to 1
-        return StepOutput(loss, embeddings["h"].detach(), {}, {})
+        logs = {"chance_loss": torch.zeros_like(loss)}  # of unrelated directions
+        return StepOutput(loss, embeddings["h"].detach(), logs, {}, torch.cat((z1, z2)).detach())
 
     def param_groups(self) -> list[ParamGroup]:
         """Weight decay on everything; the predictor's learning rate stays at its peak (section 4.1, appendix A)."""

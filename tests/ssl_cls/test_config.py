@@ -209,7 +209,8 @@ SURFACE = {
     "method=supervised": "name label_smoothing",
     "views": "kind count size scale ratio interpolation pad rotate flip brightness contrast saturation hue "
     "jitter_p gray blur blur_sigma solarize",
-    "optim": "name lr base_lr weight_decay warmup_epochs min_lr momentum betas clip",
+    "optim": "name lr base_lr weight_decay final_weight_decay warmup_epochs min_lr momentum betas trust_coefficient "
+    "trust_clip clip",
     "clip": "norm per",
     "train": "epochs batch_size micro_batch_size precision deterministic",
     "health": "stop",

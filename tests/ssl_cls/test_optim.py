@@ -40,6 +40,16 @@ def test_lars_steps_by_a_fraction_of_the_weight_whatever_the_gradient(weight_dec
         assert float(moved["layer.weight"].norm() / weight) == pytest.approx(0.5 * 0.001, rel=2e-3)
 
 
+def test_clipped_lars_moves_a_matrix_by_its_trust_or_the_rate_whichever_is_less() -> None:
+    """The rule of LARC, which solo-learn's CIFAR recipes use with a coefficient of .02."""
+    config = OptimConfig("lars", lr=0.5, trust_coefficient=0.02, trust_clip=True)
+    weight = Toy().layer.weight.detach().norm()
+    gradient = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    large, small = (step(Toy(), config, scale, Clock(0, 10, 10))["layer.weight"] for scale in (100.0, 1e-4))
+    assert float(large.norm() / weight) == pytest.approx(0.02, rel=1e-3)
+    torch.testing.assert_close(small, -0.5 * 1e-4 * gradient)
+
+
 def test_lars_leaves_vectors_to_plain_sgd() -> None:  # X6
     moved = step(Toy(), OptimConfig("lars", lr=0.5, weight_decay=1e-2), 3.0, Clock(0, 10, 10))
     gradient = 3.0 * torch.randn(5, generator=torch.Generator().manual_seed(1))
