@@ -82,12 +82,8 @@ def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
         if view.size != planned.input_size:
             encoder.require_size(view.size or 0)
     method = recipe.method.build(encoder, source.num_classes)
-    if planned.micro_batches > 1 and method.batch_coupled:
-        raise UserError(
-            f"{recipe.method.name} compares every image with the whole batch, so it cannot be split into micro-batches",
-            "train.micro_batch_size",
-            f"leave it out, or lower train.batch_size to {planned.micro_batch_size}",
-        )
+    num_ranks = recipe.train.batch_size // (planned.micro_batches * planned.micro_batch_size)
+    method.check_batch(recipe.train.batch_size, planned.micro_batch_size, num_ranks)
     return method
 
 

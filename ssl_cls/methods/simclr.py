@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_cls.augment import presets
-from ssl_cls.augment.view import View, expand
+from ssl_cls.augment.view import View, is_pair
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
@@ -27,8 +27,7 @@ class SimCLRConfig:
         return presets.simclr(size, channels)
 
     def check_views(self, views: tuple[View, ...]) -> str | None:
-        same = len(expand(views)) == 2 and all(view.kind == "global" for view in views)
-        return None if same else "SimCLR needs exactly two global views (one view with count: 2)"
+        return None if is_pair(views) else "SimCLR needs exactly two global views (one view with count: 2)"
 
     def build(self, backbone: Backbone, num_classes: int | None) -> "SimCLR":
         return SimCLR(self, backbone)
@@ -61,10 +60,12 @@ class SimCLR(Method):
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         h = self.backbone(torch.cat(batch.views["global"]))  # [2N, dim]: both views share one batch norm
-        return {"h": h, "z": self.projector(h)}
+        pairs = {"h": h, "z": self.projector(h)}
+        return {name: x.unflatten(0, (2, -1)).transpose(0, 1) for name, x in pairs.items()}  # [N, 2, width]
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        z = torch.stack(F.normalize(embeddings["z"], dim=1).chunk(2))  # [2, N, D]
+        z = F.normalize(embeddings["z"], dim=2).transpose(0, 1)  # [2, N, D]
         loss = nt_xent(z, self.temperature)
         alignment = (z[0] * z[1]).sum(1).mean().detach()
-        return StepOutput(loss, embeddings["h"].detach(), {"positive_similarity": alignment}, {})
+        h = embeddings["h"].detach().transpose(0, 1).flatten(0, 1)  # [2N, dim]
+        return StepOutput(loss, h, {"positive_similarity": alignment}, {})
