@@ -21,8 +21,11 @@ from ssl_cls.backbone import BackboneConfig
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
 from ssl_cls.methods.byol import BYOLConfig
+from ssl_cls.methods.dino import DINOConfig
+from ssl_cls.methods.dinov2 import DINOv2Config
 from ssl_cls.methods.mae import MAEConfig
 from ssl_cls.methods.moco import MoCoConfig
+from ssl_cls.methods.mocov3 import MoCoV3Config
 from ssl_cls.methods.simclr import SimCLRConfig
 from ssl_cls.methods.simsiam import SimSiamConfig
 from ssl_cls.methods.supervised import SupervisedConfig
@@ -36,7 +39,16 @@ MAX_SHOWN = 25
 MIN_SIDE = 28  # smaller images are enlarged to this side: encoders for small images are made for it
 
 MethodConfig = Annotated[
-    SimCLRConfig | MoCoConfig | BYOLConfig | SimSiamConfig | MAEConfig | SupervisedConfig, Field(discriminator="name")
+    SimCLRConfig
+    | MoCoConfig
+    | MoCoV3Config
+    | BYOLConfig
+    | SimSiamConfig
+    | MAEConfig
+    | DINOConfig
+    | DINOv2Config
+    | SupervisedConfig,
+    Field(discriminator="name"),
 ]
 
 

@@ -85,6 +85,29 @@ def test_only_matrices_decay_and_the_rate_is_what_apply_says() -> None:  # X5
     assert {group["lr"] for group in optimizer.param_groups} == {0.05}
 
 
+def test_weight_decay_follows_half_a_cosine_where_it_is_not_zero() -> None:  # 1.3
+    config, method = OptimConfig("adamw", lr=0.1, weight_decay=0.04, final_weight_decay=0.4), Toy()
+    optimizer = optim.build(config, method)
+    for step, decay in ((0, 0.04), (50, 0.22), (100, 0.4)):
+        optim.apply(optimizer, config, Clock(step, 100, 10), 256)
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert decays[id(method.layer.weight)] == pytest.approx(decay)
+        assert decays[id(method.layer.bias)] == 0
+
+
+def test_a_constant_rate_is_the_peak_in_the_warmup_and_at_the_end() -> None:  # 2.5
+    class Constant(Toy):
+        def param_groups(self) -> list[ParamGroup]:
+            weight, bias = {"layer.weight": self.layer.weight}, {"layer.bias": self.layer.bias}
+            return [ParamGroup(weight), ParamGroup(bias, lr_scale=0.5, constant_lr=True)]
+
+    config, method = OptimConfig("sgd", base_lr=0.1, warmup_epochs=2), Constant()
+    optimizer = optim.build(config, method)
+    for step, rate in ((0, 0.0), (10, 0.1), (20, 0.2), (100, 0.0)):
+        optim.apply(optimizer, config, Clock(step, 100, 10), 512)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, 0.1])
+
+
 @pytest.mark.parametrize("method", ["simclr", "mae"])
 def test_every_trainable_parameter_is_in_exactly_one_group(method: str) -> None:  # X5
     if method == "simclr":
