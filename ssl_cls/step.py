@@ -73,7 +73,7 @@ class Step:
         grads = torch.autograd.grad(output.loss, [x for x in whole.values() if x.requires_grad], allow_unused=True)
         differentiated = [name for name, x in whole.items() if x.requires_grad]
         splits = {
-            name: grad.split([len(part[name]) for part in parts])
+            name: torch.split(grad, [len(part[name]) for part in parts])
             for name, grad in zip(differentiated, grads, strict=True)
             if grad is not None
         }
@@ -92,7 +92,7 @@ class Step:
 
     def _synchronised_if(self, last: bool) -> AbstractContextManager[None]:
         """Ranks average gradients once, in the backward pass of the last micro-batch."""
-        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)  # type: ignore[no-any-return]
+        return nullcontext() if last else self.accelerator.no_sync(self.wrapped)
 
 
 @contextmanager

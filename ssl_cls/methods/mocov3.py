@@ -13,7 +13,7 @@ from ssl_cls.augment.view import View, expand
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock, cosine
 from ssl_cls.data.batch import Batch
-from ssl_cls.distributed import gather, rank
+from ssl_cls.distributed import gather, num_ranks, rank
 from ssl_cls.ema import ema_update, frozen_copy
 from ssl_cls.methods.base import Method, ParamGroup, StepOutput
 from ssl_cls.methods.heads import mlp
@@ -98,7 +98,10 @@ class MoCoV3(Method):
         temperature = self.config.temperature
         loss = contrastive(q1, k2, temperature) + contrastive(q2, k1, temperature)
         alignment = (F.cosine_similarity(q1, k2) + F.cosine_similarity(q2, k1)).mean().detach() / 2
-        return StepOutput(loss, embeddings["h"].detach().flatten(0, 1), {"positive_similarity": alignment}, {})
+        chance = 4 * temperature * math.log(len(q1) * num_ranks())  # of every key being as likely, in both directions
+        logs = {"positive_similarity": alignment, "chance_loss": torch.full_like(alignment, chance)}
+        h, q = (embeddings[name].detach().flatten(0, 1) for name in ("h", "q"))
+        return StepOutput(loss, h, logs, {}, q)
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         """Differs: moved after the optimizer's step, the authors before the next keys: the same but for the clock."""

@@ -1,5 +1,6 @@
 """SimCLR (Chen et al. 2020): two views of an image attract, all other views of the batch repel."""
 
+import math
 from typing import Literal
 
 import torch
@@ -67,9 +68,7 @@ class SimCLR(Method):
         z = F.normalize(embeddings["z"], dim=2).transpose(0, 1)  # [2, N, D]
         loss = nt_xent(z, self.temperature)
         alignment = (z[0] * z[1]).sum(1).mean().detach()
-        logs = {
-            "positive_similarity": alignment,
-            "chance_loss": torch.full_like(alignment, 2 * len(z[0]) * num_ranks() - 1).log(),
-        }
+        chance = math.log(2 * len(z[0]) * num_ranks() - 1)  # of every candidate being as likely
+        logs = {"positive_similarity": alignment, "chance_loss": torch.full_like(alignment, chance)}
         h = embeddings["h"].detach().transpose(0, 1).flatten(0, 1)  # [2N, dim]
         return StepOutput(loss, h, logs, {}, z.detach().flatten(0, 1))

@@ -205,6 +205,17 @@ SURFACE = {
     "data": "source path workers max_bad_fraction",
     "backbone": "name pooling args",
     "method=simclr": "name temperature projector",
+    "method=moco": "name temperature momentum queue projector symmetric norm_splits",
+    "method=mocov3": "name temperature momentum projector predictor_dim",
+    "method=byol": "name momentum projector predictor",
+    "method=simsiam": "name projector predictor",
+    "method=dino": "name head student_temperature teacher_temperature centre_momentum momentum "
+    "freeze_prototypes_epochs",
+    "head": "hidden_dim bottleneck_dim prototypes norm_last_layer",
+    "teacher_temperature": "start end warmup_epochs",
+    "method=dinov2": "name head patch_head centering student_temperature teacher_temperature centre_momentum momentum "
+    "freeze_prototypes_epochs mask_ratio patch_weight koleo_weight layer_decay patch_embed_lr",
+    "patch_head": "hidden_dim bottleneck_dim prototypes norm_last_layer",
     "method=mae": "name mask_ratio decoder_dim decoder_depth decoder_heads norm_pixels",
     "method=supervised": "name label_smoothing",
     "views": "kind count size scale ratio interpolation pad rotate flip brightness contrast saturation hue "
