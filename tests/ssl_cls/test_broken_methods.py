@@ -1,6 +1,8 @@
 """Methods broken on purpose are flagged within 300 steps; the same methods unbroken never are (X22)."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,12 +16,14 @@ from ssl_cls.clock import Clock
 from ssl_cls.data import catalog
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.batch import Batch
+from ssl_cls.data.catalog import DataConfig
 from ssl_cls.ema import ema_update
 from ssl_cls.methods.base import Method, StepOutput
 from ssl_cls.methods.byol import BYOL
 from ssl_cls.methods.dino import DINO
 from ssl_cls.methods.simsiam import SimSiam
 from ssl_cls.plan import build_method, build_stream, make_plan
+from ssl_cls.run import Run as RunFolder
 from ssl_cls.step import Step
 
 pytestmark = pytest.mark.slow
@@ -67,15 +71,7 @@ class Run(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def run(
-    name: str,
-    steps: int,
-    broken: type[Method] | None = None,
-    change: Callable[[Method], None] | None = None,
-    times_lr: float = 1.0,
-    images: Callable[[Tensor], Tensor] | None = None,
-) -> Run:
-    """Up to `steps` steps of 32 digits, a verdict each ten, to the first complaint."""
+def recipe_of(name: str, times_lr: float = 1.0, **run_keys: object) -> config.Recipe:
     backbone, arguments, optimizer, lr = RECIPES[name]
     text = f"""
 name: broken
@@ -84,14 +80,30 @@ backbone: {backbone}
 method: {{name: {name}, {arguments}}}
 optim: {{name: {optimizer}, lr: {lr * times_lr}, warmup_epochs: 1}}
 train: {{epochs: 8, batch_size: 32}}
+health: {{stop: true}}
+run: {json.dumps(run_keys)}
 """
-    recipe = config.parse(config.Recipe, text, "test")
-    source = catalog.open(recipe.data, "train")
-    if images is not None:
-        everything = torch.arange(len(source))
-        pixels = images(source.pixels(everything))
-        source = Arrays("none", pixels, source.labels(everything), list("0123456789"), source.mean, source.std)
-    recipe = config.resolved(recipe, 28, 1)
+    return config.resolved(config.parse(config.Recipe, text, "test"), 28, 1)
+
+
+def digits(change: Callable[[Tensor], Tensor]) -> Arrays:
+    source = catalog.open(DataConfig(source="digits"), "train")
+    everything = torch.arange(len(source))
+    pixels, labels = change(source.pixels(everything)), source.labels(everything)
+    return Arrays("none", pixels, labels, list("0123456789"), source.mean, source.std)
+
+
+def run(
+    name: str,
+    steps: int,
+    broken: type[Method] | None = None,
+    change: Callable[[Method], None] | None = None,
+    times_lr: float = 1.0,
+    images: Callable[[Tensor], Tensor] = lambda pixels: pixels,
+) -> Run:
+    """Up to `steps` steps of 32 digits, a verdict each ten, to the first complaint."""
+    recipe = recipe_of(name, times_lr)
+    source = digits(images)
     planned = make_plan(recipe, source, 1)
     method = build_method(recipe, source, planned)
     if broken is not None:
@@ -114,7 +126,7 @@ train: {{epochs: 8, batch_size: 32}}
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_whole_is_never_flagged(name: str) -> None:
-    found = run(name, 250)
+    found = run(name, 230)
     assert {verdict.state for verdict in found.verdicts} == {"healthy"}, found.verdicts[-1]
 
 
@@ -154,3 +166,12 @@ def test_a_hundred_times_the_learning_rate_is_flagged(name: str) -> None:
     found = run(name, 300, times_lr=100.0)
     loss = torch.tensor(found.rows[-1]["loss"])
     assert found.verdicts[-1].state != "healthy" or not loss.isfinite()
+
+
+def test_health_stop_ends_a_hopeless_run_with_a_checkpoint(tmp_path: Path) -> None:
+    recipe = recipe_of("mae", dir=str(tmp_path / "run"))
+    folder = RunFolder(tmp_path / "run", recipe)
+    with pytest.raises(RuntimeError, match="collapsed: all images have one embedding"):
+        trainer.pretrain(recipe, digits(torch.zeros_like), folder, Accelerator(cpu=True))
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step_00000050"]
+    assert not (folder.folder / "encoder").exists()
