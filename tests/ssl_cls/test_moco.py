@@ -8,7 +8,9 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_cls import config, plan
 from ssl_cls.clock import Clock
+from ssl_cls.data import catalog
 from ssl_cls.data.batch import Batch
 from ssl_cls.errors import UserError
 from ssl_cls.methods.moco import MoCo, MoCoConfig, info_nce
@@ -186,3 +188,15 @@ def test_a_batch_that_does_not_fit_is_refused_with_a_way_out(
 def test_batches_that_fit_are_taken(miniature, micro: int, ranks: int) -> None:
     miniature(MoCoConfig(queue=4096, projector=(16, 8)))[0].check_batch(256, micro, ranks)
     flat(norm_splits=7).check_batch(16, 16, 1)  # without batch norm there is nothing to split
+
+
+def test_a_recipe_whose_batch_does_not_fit_is_refused_when_it_is_planned() -> None:
+    text = (
+        "{name: m, data: {source: digits}, backbone: {name: resnet_small, args: {channels: [8]}}, optim: {lr: 0.1}, "
+        "method: {name: moco, queue: 100}, train: {epochs: 1, batch_size: 32}}"
+    )
+    recipe = config.parse(config.Recipe, text, "m.yaml")
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    with pytest.raises(UserError, match="96"):
+        plan.build_method(recipe, source, plan.make_plan(recipe, source, 1))
