@@ -81,8 +81,7 @@ class DINO(Method):
         loss = cross_view_cross_entropy(targets, log_probs)
         rows = teacher.flatten(0, 1)
         carry = {"sum": rows.sum(0), "count": rows.new_tensor(len(rows))}
-        logs = teacher_figures(targets) | {"chance_loss": torch.full_like(loss, targets.shape[-1]).log()}
-        return StepOutput(loss, embeddings["h"].flatten(0, 1), logs, carry)
+        return StepOutput(loss, embeddings["h"].flatten(0, 1), teacher_figures(targets), carry)
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         self.centring.update([c["sum"] for c in carries], [c["count"] for c in carries])

@@ -1,4 +1,4 @@
-"""All that a method is comes back from a checkpoint (X21): nothing it owns is left out, and no step differs."""
+"""What every method of the registry must do: come back whole from a checkpoint (X21), and split its batches."""
 
 import dataclasses
 import typing
@@ -144,3 +144,23 @@ def test_twenty_steps_are_ten_a_checkpoint_and_ten(name: str, advance: Advance, 
     assert advance(second, TOTAL // 2, TOTAL) == expected[TOTAL // 2 :]
     end = second.method.state_dict()
     assert all(torch.equal(value, end[key]) for key, value in whole.method.state_dict().items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_coupled_loss_needs_no_more_than_the_micro_batches_embeddings(
+    name: str, random_batch: Callable[..., Batch]
+) -> None:
+    """The contract of Method.embed and Method.loss that gradient caching stands on."""
+    step = start(name)
+    method, clock, whole = step.method.eval(), Clock(3, TOTAL, STEPS_PER_EPOCH), random_batch(step.recipe, 0)
+    if not method.batch_coupled:
+        return
+    parts = []
+    for rows in torch.arange(8).chunk(4):
+        views = {kind: [view[rows] for view in several] for kind, several in whole.views.items()}
+        parts.append(method.embed(whole._replace(views=views, index=whole.index[rows]), clock))
+    together, joined = method.embed(whole, clock), {key: torch.cat([p[key] for p in parts]) for key in parts[0]}
+    for key, value in together.items():
+        torch.testing.assert_close(joined[key], value, msg=key)
+    expected = method.loss(together, whole, clock).loss
+    torch.testing.assert_close(method.loss(joined, whole._replace(views={}), clock).loss, expected)
