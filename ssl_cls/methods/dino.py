@@ -75,13 +75,13 @@ class DINO(Method):
         return {"student": student, "teacher": teacher, "h": h}
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        teacher = embeddings["teacher"]
+        teacher = embeddings["teacher"].detach()
         targets = self.centring(teacher, self.config.teacher_temperature.at(clock))
         log_probs = (embeddings["student"] / self.config.student_temperature).log_softmax(-1)
         loss = cross_view_cross_entropy(targets, log_probs)
         rows = teacher.flatten(0, 1)
         carry = {"sum": rows.sum(0), "count": rows.new_tensor(len(rows))}
-        return StepOutput(loss, embeddings["h"].flatten(0, 1), teacher_figures(targets), carry)
+        return StepOutput(loss, embeddings["h"].detach().flatten(0, 1), teacher_figures(targets), carry)
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         self.centring.update([c["sum"] for c in carries], [c["count"] for c in carries])

@@ -1,5 +1,6 @@
 """DINOv2 (Oquab et al. 2024): DINO on images, iBOT on masked patches, and KoLeo to spread the features."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -73,7 +74,7 @@ class DINOv2Config:
                 "method.patch_head",
                 "give patches their own, patch_head: {}, or set backbone.pooling to cls or avg",
             )
-        patches = backbone.grid[0] * backbone.grid[1]
+        patches = math.prod(backbone.grid)
         if not 1 <= int(patches * self.mask_ratio[0]) <= int(patches * self.mask_ratio[1]) < patches:
             raise UserError(
                 f"mask_ratio {list(self.mask_ratio)} of {patches} patches hides none or all of some image's",
@@ -101,9 +102,8 @@ def block_masks(key: DrawKey, index: Tensor, grid: tuple[int, int], ratio: tuple
     vertical = (patch // columns + 0.5 - y[:, None] * rows).abs() * stretch
     horizontal = (patch % columns + 0.5 - x[:, None] * columns).abs() / stretch
     nearest = (torch.maximum(vertical, horizontal) + 1e-3 * ticks).argsort(dim=1, stable=True).argsort(1)  # [N, L]
-    low, high = (int(rows * columns * r) for r in ratio)
-    hidden = nearest < (low + amount * (high - low + 1)).long()[:, None]
-    first = (which < 0.5)[:, None]
+    low, high = (int(rows * columns * part) for part in ratio)
+    hidden, first = nearest < (low + amount * (high - low + 1)).long()[:, None], (which < 0.5)[:, None]
     return torch.stack((hidden & first, hidden & ~first), 1)
 
 
@@ -167,7 +167,8 @@ class DINOv2(Method):
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         config, h = self.config, embeddings["h"]
-        teacher, patches = embeddings["teacher"].flatten(0, 1), embeddings["teacher_patches"]  # [2N, K], [M, K]
+        teacher, patches = (embeddings[name].detach() for name in ("teacher", "teacher_patches"))
+        teacher = teacher.flatten(0, 1)  # [2N, K]; patches are [M, K]
         temperature = config.teacher_temperature.at(clock)
         targets = (self.centring or sinkhorn)(teacher, temperature)
         patch_targets = (self.patch_centring or sinkhorn)(patches, temperature)
@@ -176,18 +177,17 @@ class DINOv2(Method):
 
         image_loss = cross_view_cross_entropy(targets.view(-1, 2, targets.shape[1]), log_probs)
         # Every image counts alike, however much of it is hidden; the mean is over all crops, whole ones too.
-        patch_loss = -((patch_targets * patch_log_probs).sum(1) * embeddings["weight"]).sum() / len(targets)
+        patch_loss = -((patch_targets * patch_log_probs).sum(1) * embeddings["weight"].detach()).sum() / len(targets)
         spread = koleo(h[:, 0]) + koleo(h[:, 1])  # together, the nearest neighbour would be the other view
         loss = image_loss + config.patch_weight * patch_loss + config.koleo_weight * spread
-        parts = {"image_loss": image_loss, "patch_loss": patch_loss, "koleo": spread}
-        logs = {name: part.detach() for name, part in parts.items()} | teacher_figures(targets)
+        parts = {"image_loss": image_loss.detach(), "patch_loss": patch_loss.detach(), "koleo": spread.detach()}
         carry = {
             "sum": teacher.sum(0),
             "count": teacher.new_tensor(len(teacher)),
             "patch_sum": patches.sum(0),
             "patch_count": patches.new_tensor(len(patches)),
         }
-        return StepOutput(loss, embeddings["teacher_h"].flatten(0, 1), logs, carry)
+        return StepOutput(loss, embeddings["teacher_h"].detach().flatten(0, 1), parts | teacher_figures(targets), carry)
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         if self.centring and self.patch_centring:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_cls.augment import presets
-from ssl_cls.augment.view import View, expand
+from ssl_cls.augment.view import View, is_pair
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock, cosine
 from ssl_cls.data.batch import Batch
@@ -32,8 +32,7 @@ class MoCoV3Config:
         return presets.byol(size, channels)  # crops from .08, as for the paper's ViTs; its ResNets crop from .2
 
     def check_views(self, views: tuple[View, ...]) -> str | None:
-        two = len(expand(views)) == 2 and all(view.kind == "global" for view in views)
-        return None if two else "MoCo v3 needs exactly two global views"
+        return None if is_pair(views) else "MoCo v3 needs exactly two global views (two, or one with count: 2)"
 
     def build(self, backbone: Backbone, num_classes: int | None) -> "MoCoV3":
         return MoCoV3(self, backbone)
@@ -44,7 +43,7 @@ def contrastive(q: Tensor, k: Tensor, temperature: float) -> Tensor:
 
     q, k: [N, D], of any length. The key in the query's own row is its positive.
     """
-    q, k = F.normalize(q, dim=1), F.normalize(k, dim=1)
+    q, k = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1)  # no gradient reaches keys, of whatever rank
     logits = q @ gather(k).T / temperature  # [N, B]
     positive = torch.arange(len(q), device=q.device) + rank() * len(q)
     return 2 * temperature * F.cross_entropy(logits, positive)
@@ -83,13 +82,13 @@ class MoCoV3(Method):
         width = config.projector[-1]
         output_norm: Literal["standardise", "none"] = "standardise" if backbone.is_vit else "none"
         self.predictor = mlp(width, (config.predictor_dim, width), output_norm=output_norm)
-        self.key_backbone, self.key_projector = frozen_copy(self.backbone), frozen_copy(self.projector)
+        self.key = frozen_copy(nn.Sequential(self.backbone, self.projector))
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         views = batch.views["global"]
         h = [self.backbone(view) for view in views]  # each view has batch statistics of its own
         with torch.no_grad():
-            k = [self.key_projector(self.key_backbone(view)) for view in views]
+            k = [self.key(view) for view in views]
         q = [self.predictor(self.projector(x)) for x in h]
         return {name: torch.stack(x, 1) for name, x in {"h": h, "q": q, "k": k}.items()}  # [N, 2, width]
 
@@ -105,9 +104,7 @@ class MoCoV3(Method):
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         """Differs: moved after the optimizer's step, the authors before the next keys: the same but for the clock."""
-        momentum = cosine(clock, self.config.momentum, 1.0)
-        ema_update(self.key_backbone, self.backbone, momentum)
-        ema_update(self.key_projector, self.projector, momentum)
+        ema_update(self.key, nn.Sequential(self.backbone, self.projector), cosine(clock, self.config.momentum, 1.0))
 
     def param_groups(self) -> list[ParamGroup]:
         """Authors' code: with AdamW and a ViT everything decays; with LARS and a ResNet vectors do not."""

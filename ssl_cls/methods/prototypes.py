@@ -98,6 +98,7 @@ class Centring(nn.Module):
         self.momentum = momentum
         self.register_buffer("centre", torch.zeros(prototypes))
 
+    @torch.no_grad()
     def forward(self, logits: Tensor, temperature: float) -> Tensor:
         """[..., K] teacher logits -> distributions, around the centre of the steps before this one."""
         return ((logits - self.centre) / temperature).softmax(-1)
@@ -144,7 +145,7 @@ def teacher_figures(targets: Tensor) -> dict[str, Tensor]:
     teacher_entropy: of each target; at 1 the teacher says nothing, at 0 it is certain.
     prototype_entropy: of their mean; low when all images share few prototypes.
     """
-    rows = targets.detach().flatten(0, -2)
+    rows = targets.flatten(0, -2)
     most = torch.tensor(float(rows.shape[1]), dtype=rows.dtype, device=rows.device).log()
     each = torch.special.entr(rows).sum(1).mean()
     return {"teacher_entropy": each / most, "prototype_entropy": torch.special.entr(rows.mean(0)).sum() / most}

@@ -20,12 +20,17 @@ VIT = (
     "backbone: {name: vit_tiny_patch16_224, args: {patch_size: 4, embed_dim: 32, depth: 2, num_heads: 2}, pooling: avg}"
 )
 CNN = "backbone: {name: resnet_small, args: {channels: [8, 16]}, pooling: avg}"
+HEAD = "{hidden_dim: 16, bottleneck_dim: 8, prototypes: 32}"
 RECIPES = {
     "mae": f"{VIT}\nmethod: {{name: mae, decoder_dim: 16, decoder_depth: 1, decoder_heads: 2}}",
     "supervised": f"{VIT}\nmethod: {{name: supervised}}",
     "simclr": f"{CNN}\nmethod: {{name: simclr, projector: [16, 8]}}",
     "moco": f"{CNN}\nmethod: {{name: moco, momentum: 0.9, queue: 128, symmetric: true, norm_splits: 4, projector: [16, 8]}}",
     "byol": f"{CNN}\nmethod: {{name: byol, momentum: 0.9, projector: [16, 8], predictor: 16}}",
+    "mocov3": f"{VIT}\nmethod: {{name: mocov3, momentum: 0.9, projector: [16, 16, 8], predictor_dim: 16}}",
+    "dino": f"{VIT}\nmethod: {{name: dino, momentum: 0.9, freeze_prototypes_epochs: 0, head: {HEAD}}}",
+    "dinov2": f"{VIT}\nmethod: {{name: dinov2, momentum: 0.9, freeze_prototypes_epochs: 0, head: {HEAD}}}",
+    "dinov2_sinkhorn": f"{VIT}\nmethod: {{name: dinov2, centering: sinkhorn, momentum: 0.9, head: {HEAD}}}",
     "simsiam": f"{CNN}\nmethod: {{name: simsiam, projector: [16, 16], predictor: 4}}",
 }
 ADAMW = "name: adamw, lr: 1.0e-3, weight_decay: 0.05"
@@ -42,9 +47,9 @@ class Case(NamedTuple):
     norm: bool = True  # False: every batch norm removed, so that micro-batches are exact
 
 
-BATCH_FREE = ["mae", "supervised"]  # nothing in them looks across images
+BATCH_FREE = ["mae", "supervised", "dino"]  # nothing in them looks across images
 NORMED = ["moco", "byol", "simsiam"]  # batch norm does, and nothing else
-COUPLED = ["simclr"]  # the loss does, so that micro-batches mean gradient caching
+COUPLED = ["simclr", "mocov3", "dinov2", "dinov2_sinkhorn"]  # the loss does, so that micro-batches mean gradient caching
 CASES: dict[Case, list[Split]] = {
     **{Case(name, "float64", ADAMW): ["whole", "ranks", "micro-batches"] for name in BATCH_FREE},
     **{Case(name, "float32", ADAMW): ["ranks", "micro-batches"] for name in BATCH_FREE},
@@ -150,7 +155,7 @@ def test_float32_sgd_agrees_to_1e_6(outcome: Callable[[Case, Split], Outcome], r
 def test_two_ranks_are_one_process_with_batch_norm(
     outcome: Callable[[Case, Split], Outcome], recipe: str
 ) -> None:  # X1, X2
-    """SimCLR's gathered negatives; MoCo's queue, and its parts of the global batch; synchronised norm elsewhere."""
+    """Gathered negatives, KoLeo, Sinkhorn; MoCo's queue, and its parts of the global batch; synchronised norm elsewhere."""
     case = Case(recipe, "float64", SGD)
     compare(outcome(case, "whole"), outcome(case, "ranks"), 1e-10)
 

@@ -34,6 +34,24 @@ def miniature() -> Callable[..., tuple[Method, Batch]]:
 
 
 @pytest.fixture
+def miniature_vit() -> Callable[..., tuple[Method, Batch]]:
+    """`miniature_vit(config)`: the method on a tiny vision transformer, and a batch of 2 global and 3 local views.
+
+    `pooling` and arguments of timm's may be given.
+    """
+
+    def make(config: Any, pooling: str = "cls", **args: Any) -> tuple[Method, Batch]:
+        torch.manual_seed(0)
+        args = {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2} | args
+        backbone = build(BackboneConfig("vit_tiny_patch16_224", pooling, args), 1, 28)
+        local = torch.randn(3, 8, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+        batch = pairs(8, 0)
+        return config.build(backbone, None), batch._replace(views={**batch.views, "local": list(local)})
+
+    return make
+
+
+@pytest.fixture
 def take_step() -> Callable[..., StepOutput]:
     """`take_step(method, batch, clock, lr=...)`: forward, backward, plain SGD, after_step."""
 
