@@ -9,10 +9,11 @@ from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import expand
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
-from ssl_cls.data.source import Source
+from ssl_cls.data.source import Source, labelled
 from ssl_cls.data.stream import Stream
 from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method
+from ssl_cls.methods.supervised import SupervisedConfig
 
 
 class Plan(NamedTuple):
@@ -63,6 +64,11 @@ def make_plan(recipe: Recipe, source: Source, num_ranks: int) -> Plan:
         len(views),
         recipe.optim.peak(size),
     )
+
+
+def training_images(recipe: Recipe, source: Source) -> Source:
+    """What a recipe trains on: all images, or where the method learns from labels, those that have one."""
+    return labelled(source) if isinstance(recipe.method, SupervisedConfig) and source.num_classes else source
 
 
 def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
