@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, Valida
 
 from ssl_cls.augment.view import View
 from ssl_cls.backbone import BackboneConfig
-from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.catalog import DataConfig, fitting
 from ssl_cls.errors import UserError
 from ssl_cls.methods.byol import BYOLConfig
 from ssl_cls.methods.dino import DINOConfig
@@ -204,7 +204,7 @@ def resolved(recipe: Recipe, size: int, channels: int) -> Recipe:
         channels: of the data; one-channel images need no colour augmentation.
     """
     side = max(size, MIN_SIDE)
-    views = recipe.method.views(side, channels) if recipe.views is None else recipe.views
+    views = fitting(recipe.data.source, recipe.method.views(side, channels)) if recipe.views is None else recipe.views
     sized = tuple(view if view.size else replace(view, size=side) for view in views)
     return _checked(Recipe, asdict(replace(recipe, views=sized)))
 

@@ -9,10 +9,11 @@ from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View, expand
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
-from ssl_cls.data.source import Source
+from ssl_cls.data.source import Source, labelled
 from ssl_cls.data.stream import Stream
 from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method
+from ssl_cls.methods.supervised import SupervisedConfig
 
 
 class Plan(NamedTuple):
@@ -72,6 +73,11 @@ def _input_size(views: list[View]) -> int:
     if any((view.size or 0) > sizes[0] for view in views if view.kind == "local"):
         raise UserError(f"local views are larger than the global ones, {sizes[0]} pixels", "views", "make them smaller")
     return sizes[0]
+
+
+def training_images(recipe: Recipe, source: Source) -> Source:
+    """What a recipe trains on: all images, or where the method learns from labels, those that have one."""
+    return labelled(source) if isinstance(recipe.method, SupervisedConfig) and source.num_classes else source
 
 
 def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:

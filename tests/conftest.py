@@ -1,6 +1,7 @@
 """Synthetic run directories: rows with known accuracies and predictions, as evaluation writes them. Random batches."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
 
 SyntheticRun = Callable[..., Path]
 RandomBatch = Callable[..., "Batch"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or leaves anything in the cache of the person who runs it."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

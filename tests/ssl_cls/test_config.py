@@ -202,7 +202,7 @@ def surface(annotation: object, section: str = "recipe") -> dict[str, str]:
 
 SURFACE = {
     "recipe": "name seed data backbone method views optim train health run",
-    "data": "source path workers max_bad_fraction",
+    "data": "source path workers max_bad_fraction labels window",
     "backbone": "name pooling args",
     "method=simclr": "name temperature projector",
     "method=moco": "name temperature momentum queue projector symmetric norm_splits",
