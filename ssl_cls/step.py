@@ -1,4 +1,7 @@
-"""One optimizer step: forward and backward over the micro-batches, clip, update, `after_step`."""
+"""One optimizer step: forward and backward over the micro-batches, clip, update, `after_step`.
+
+Everything that moves a weight happens here or in `Method.after_step`.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

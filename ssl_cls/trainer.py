@@ -1,4 +1,4 @@
-"""The one loop. Everything that moves a weight happens here or in `Method.after_step`."""
+"""The one loop around `Step`: data, logs, health, checkpoints, signals, and the encoder at the end."""
 
 import resource
 import signal

@@ -127,7 +127,7 @@ RECORDED = {  # encoders as published: ResNet-18 (small stem) 11.17, ResNet-50 2
 
 @pytest.mark.parametrize("path", PAPER_SCALE, ids=label)
 def test_its_scale_is_what_is_recorded(path: Path) -> None:  # X4, X5
-    """On torch's meta device: shapes without memory."""
+    """On torch's meta device: shapes without memory. Steps are those of all published training images."""
     recipe, source = resolved(path), Sized(scale(path))
     planned = make_plan(recipe, source, 1)
     with torch.device("meta"):
