@@ -22,6 +22,7 @@ class Provenance:
     images_seen: int = 0
     view_forwards: int = 0  # backbone passes of one view each: equal images are not equal compute
     seconds: float | None = None  # the clock's, so not part of a row
+    health: dict[str, str] | None = None  # state, reason and advice of the run's last verdict (ssl_cls/health.py)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args, get_type_hints
 
 import torch
 
@@ -11,14 +10,15 @@ from eval.base import EvalData
 from eval.channels import seen_with
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
-from ssl_cls.data.source import all_labels
+from ssl_cls.data.source import all_labels, labelled
 from ssl_cls.errors import UserError
 
-_KEYS = ("data.source", "data.path")
+MIN_A_CLASS = 20  # labelled images: fewer, and the fifth that is tested on is four at most
+_KEYS = ("data.source", "data.path", "data.labels")
 
 
 def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
-    """`config` with data.source=NAME and data.path=DIR changed; a new source forgets the old one's path.
+    """`config` with data.source, data.path or data.labels changed; a new source forgets the old one's path and labels.
 
     Raises:
         UserError: any other key, or an unknown source.
@@ -30,48 +30,58 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
             raise UserError(
                 f"evaluation has no setting {key!r}",
                 override,
-                f"did you mean {near[0]}?" if near else "it takes data.source=NAME and data.path=DIR",
+                f"did you mean {near[0]}?" if near else "it takes data.source=NAME, data.path=DIR and data.labels=FILE",
             )
-        if key == "data.path":
-            config = replace(config, path=value)
+        if key != "data.source":
+            try:
+                config = replace(config, **{key.removeprefix("data."): value})
+            except ValueError as error:
+                raise UserError(str(error), override, "give data.source=folder before it") from error
             continue
-        names = get_args(get_type_hints(DataConfig)["source"])
-        if value not in names:
-            near = difflib.get_close_matches(value, names, n=1)
+        if value not in catalog.NAMES:
+            near = difflib.get_close_matches(value, catalog.NAMES, n=1)
             raise UserError(
                 f"no data set named {value!r}",
                 override,
-                f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}",
+                f"did you mean {near[0]}?" if near else f"there are {', '.join(catalog.NAMES)}",
             )
-        path = config.path if value == config.source else None
-        config = replace(config, source=value, path=path)  # type: ignore[arg-type]
+        if value != config.source:
+            config = DataConfig(value, workers=config.workers, max_bad_fraction=config.max_bad_fraction)
     return config
 
 
 def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) -> EvalData:  # noqa: B008
-    """Train, val and test of a data set, with one known class for each image.
+    """The labelled images of train, val and test of a data set, with one class each.
 
     Raises:
         UserError: the data cannot be had, or are not labelled so.
     """
-    train, val, test = (catalog.open(config, split, device) for split in ("train", "val", "test"))
-    if train.num_classes is None:
-        raise UserError(
-            "these images have no labels, so there is nothing to judge an encoder by",
-            train.name,
-            "put the images of each class into a folder of its own",
-        )
+    train, val, test = (labelled(catalog.open(config, split, device)) for split in ("train", "val", "test"))
     for source in (train, val, test):
-        labels = all_labels(source)
-        if labels.ndim != 1:
-            raise UserError("these images have several labels each; evaluation takes one class an image", source.name)
-        if missing := int((labels < 0).sum()):
+        if source.num_classes is None or not len(source):
             raise UserError(
-                f"{missing} of {len(labels)} images have no label",
+                "these images have no labels, so there is nothing to judge an encoder by",
                 source.name,
-                "label them, or take them out of the folder",
+                "put the images of each class into a folder of its own, or give data.labels=labels.csv",
             )
+        if all_labels(source).ndim != 1:
+            raise UserError("these images have several labels each; evaluation takes one class an image", source.name)
+    assert train.num_classes is not None
     return EvalData(train.name.rpartition("/")[0], train, val, test, train.num_classes)
+
+
+def cautions(data: EvalData) -> list[str]:
+    """What a reader of a table on these data should know first: classes too small for their accuracy to mean much."""
+    sizes = torch.stack(
+        [torch.bincount(all_labels(s), minlength=data.num_classes) for s in (data.train, data.val, data.test)]
+    )
+    small = torch.nonzero(sizes.sum(0) < MIN_A_CLASS)[:, 0].tolist()
+    names = data.train.class_names or [str(number) for number in range(data.num_classes)]
+    return [
+        f"class {names[number]!r} has {int(sizes[:, number].sum())} labelled images, of which {int(sizes[2, number])} "
+        f"are tested on: fewer than {MIN_A_CLASS} say little about it"
+        for number in small
+    ]
 
 
 def shown(data: EvalData, channels: int) -> EvalData:

@@ -18,6 +18,7 @@ from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.presets import supervised
 from ssl_cls.augment.view import View
 from ssl_cls.clock import Clock, warmup_cosine
+from ssl_cls.data.catalog import fitting
 from ssl_cls.data.source import Source, Subset, all_labels
 from ssl_cls.data.stream import Stream
 from ssl_cls.rng import DrawKey, bits
@@ -125,7 +126,7 @@ class FineTune:
         size, channels = encoder.input_size, encoder.channels
         stream = Stream(
             source,
-            Augment(mild_views(size, channels), encoder.mean, encoder.std),
+            Augment(fitting(source.name, mild_views(size, channels)), encoder.mean, encoder.std),
             seed=seed,
             batch_size=min(self.batch_size, len(source)),
             device=device,

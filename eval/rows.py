@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from eval.base import stem
 from eval.record import Row
 from ssl_cls import config
 from ssl_cls.data import catalog
-from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.catalog import ENTRIES, DataConfig
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 
@@ -101,9 +100,7 @@ def data_config(dataset: str, runs: Sequence[Path]) -> DataConfig | None:
             continue
         if dataset in (data.source, Path(data.path or "").resolve().name):
             return data
-    if dataset in get_args(get_type_hints(DataConfig)["source"]) and dataset != "folder":
-        return DataConfig(source=dataset)  # type: ignore[arg-type]
-    return None
+    return DataConfig(source=dataset) if dataset in ENTRIES else None
 
 
 def _seconds(run: Path) -> float | None:

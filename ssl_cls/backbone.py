@@ -1,6 +1,7 @@
 """Any timm model behind one face: pooled features for every architecture, token sequences for vision transformers."""
 
 import difflib
+import math
 import re
 from typing import Any
 
@@ -52,7 +53,9 @@ class Backbone(nn.Module):
 
     def __init__(self, model: nn.Module, pooling: str) -> None:
         super().__init__()
-        if not isinstance(model, VisionTransformer):
+        if isinstance(model, VisionTransformer):
+            model.patch_embed.strict_img_size = False  # local views are smaller
+        else:
             model.to(memory_format=torch.channels_last)  # 1.5 times the speed of a convolution on a CPU
         self.model, self.pooling = model, pooling
         self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
@@ -111,7 +114,8 @@ class Backbone(nn.Module):
 
     def features(self, images: Tensor, pooling: str | None = None) -> Tensor:
         """[B, C, H, W] -> [B, dim]: the encoder's last features, pooled as the recipe says unless told otherwise."""
-        return self.pool(self.model.forward_features(images), pooling or self.pooling)  # type: ignore[operator]
+        native = not self.is_vit or self._is_native(images)
+        return self.pool(self.model.forward_features(images) if native else self.tokens(images), pooling)  # type: ignore[operator]
 
     def pool(self, x: Tensor, pooling: str | None = None) -> Tensor:
         """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim]."""
@@ -122,24 +126,72 @@ class Backbone(nn.Module):
             x = x[:, self.prefix_tokens :]
             if pooling == "avg":
                 return x.mean(1)
-            x = x.transpose(1, 2).reshape(len(x), -1, *self.grid)
+            side = math.isqrt(x.shape[1])
+            grid = self.grid if math.prod(self.grid) == x.shape[1] else (side, side)
+            x = x.transpose(1, 2).reshape(len(x), -1, *grid)
         match = _GRID.fullmatch(pooling)
         return F.adaptive_avg_pool2d(x, int(match.group(1)) if match else 1).flatten(1)
 
-    def tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    def tokens(
+        self,
+        images: Tensor,
+        keep: Tensor | None = None,
+        mask: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Tensor:
         """[B, C, H, W] -> [B, P+K, D]: prefix tokens, then the patches whose indices are in `keep` (int64 [B, K]).
 
         Dropped patches never enter the blocks, as in MAE (He et al. 2022, 3). With all of them these are the
-        model's own features, bit for bit.
+        model's own features, bit for bit. Images may be of any size that the patches divide.
+
+        mask: bool [B, L], True where `mask_token` ([1, 1, D]) stands in for the patch: its content is hidden, its
+            position, which is added afterwards, is not (iBOT, Zhou et al. 2022, 3.1).
         """
         model: Any = self.model
-        x = model._pos_embed(model.patch_embed(images))
+        x = model.patch_embed(images)
+        if mask is not None:
+            assert mask_token is not None
+            x = torch.where(mask[:, :, None], mask_token.to(x.dtype), x)
+        x = model._pos_embed(x) if self._is_native(images) else self._resampled_positions(x)
         if keep is not None:
             patches = x[:, self.prefix_tokens :]
             patches = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[2]))
             x = torch.cat((x[:, : self.prefix_tokens], patches), dim=1)
         x = model.blocks(model.norm_pre(x))
         return model.norm(x)  # type: ignore[no-any-return]
+
+    def _is_native(self, images: Tensor) -> bool:
+        model: Any = self.model
+        return bool(model.dynamic_img_size) or images.shape[2:] == model.patch_embed.img_size
+
+    def _resampled_positions(self, patches: Tensor) -> Tensor:
+        """[B, L, D] of a square image of another size -> [B, P+L, D], prefix tokens and positions added.
+
+        What timm makes of blank patches is its prefix tokens and its positions. These are resampled by a matrix, which
+        unlike timm's own way is exact in float64 and has a deterministic gradient on every device.
+        """
+        model: Any = self.model
+        blank = patches.new_zeros(1, math.prod(self.grid), patches.shape[2])
+        prefix, positions = model._pos_embed(blank).split((self.prefix_tokens, blank.shape[1]), dim=1)
+        side = math.isqrt(patches.shape[1])
+        cells = torch.eye(blank.shape[1], dtype=positions.dtype, device=positions.device).view(-1, 1, *self.grid)
+        matrix = F.interpolate(cells, (side, side), mode="bicubic", antialias=True).flatten(1).T  # [new L, L]
+        return torch.cat((prefix.expand(len(patches), -1, -1), patches + matrix @ positions), dim=1)
+
+    def require_size(self, size: int) -> None:
+        """Raises UserError unless images of `size` pixels a side, smaller than its own, can pass through."""
+        if self.is_vit and size % self.patch_size:
+            raise UserError(
+                f"local views of {size} pixels are not a whole number of {self.patch_size}-pixel patches",
+                "views",
+                f"use a size that {self.patch_size} divides, as {max(1, size // self.patch_size) * self.patch_size}",
+            )
+        if not self.is_vit and self.model.pretrained_cfg.get("fixed_input_size"):  # type: ignore[union-attr, operator]
+            raise UserError(
+                "this architecture takes images of one size only, and local views are smaller",
+                "backbone.name",
+                "use a vit or a convolutional network, or views of one size",
+            )
 
 
 def build(config: BackboneConfig, channels: int, size: int) -> Backbone:

@@ -18,10 +18,16 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, Valida
 
 from ssl_cls.augment.view import View
 from ssl_cls.backbone import BackboneConfig
-from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.catalog import DataConfig, fitting
 from ssl_cls.errors import UserError
+from ssl_cls.methods.byol import BYOLConfig
+from ssl_cls.methods.dino import DINOConfig
+from ssl_cls.methods.dinov2 import DINOv2Config
 from ssl_cls.methods.mae import MAEConfig
+from ssl_cls.methods.moco import MoCoConfig
+from ssl_cls.methods.mocov3 import MoCoV3Config
 from ssl_cls.methods.simclr import SimCLRConfig
+from ssl_cls.methods.simsiam import SimSiamConfig
 from ssl_cls.methods.supervised import SupervisedConfig
 from ssl_cls.optim import OptimConfig
 from ssl_cls.recipe_errors import explain
@@ -32,7 +38,18 @@ MAX_BYTES = 100_000
 MAX_SHOWN = 25
 MIN_SIDE = 28  # smaller images are enlarged to this side: encoders for small images are made for it
 
-MethodConfig = Annotated[SimCLRConfig | MAEConfig | SupervisedConfig, Field(discriminator="name")]
+MethodConfig = Annotated[
+    SimCLRConfig
+    | MoCoConfig
+    | MoCoV3Config
+    | BYOLConfig
+    | SimSiamConfig
+    | MAEConfig
+    | DINOConfig
+    | DINOv2Config
+    | SupervisedConfig,
+    Field(discriminator="name"),
+]
 
 
 def _slug(name: str) -> str:
@@ -67,7 +84,7 @@ class TrainConfig:
 
 @spec
 class HealthConfig:
-    stop: bool = False  # end a run that has collapsed, instead of warning
+    stop: bool = False  # end a run that has collapsed or does not learn, instead of saying so at its end
 
 
 @spec
@@ -187,7 +204,7 @@ def resolved(recipe: Recipe, size: int, channels: int) -> Recipe:
         channels: of the data; one-channel images need no colour augmentation.
     """
     side = max(size, MIN_SIDE)
-    views = recipe.method.views(side, channels) if recipe.views is None else recipe.views
+    views = fitting(recipe.data.source, recipe.method.views(side, channels)) if recipe.views is None else recipe.views
     sized = tuple(view if view.size else replace(view, size=side) for view in views)
     return _checked(Recipe, asdict(replace(recipe, views=sized)))
 

@@ -4,14 +4,28 @@ import copy
 from typing import TypeVar
 
 import torch
+from timm.layers import DropBlock2d, DropPath, PatchDropout
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def frozen_copy(online: M) -> M:
-    """An exact copy, parameters and buffers, that no gradient reaches."""
-    return copy.deepcopy(online).requires_grad_(False)
+    """An exact copy, parameters and buffers, that no gradient reaches and no dropout or drop-path disturbs.
+
+    A target whose batch norm needs train mode would otherwise drop units too; only the online network does.
+    """
+    target = copy.deepcopy(online).requires_grad_(False)
+    for module in target.modules():
+        match module:
+            case _DropoutNd():
+                module.p = 0.0
+            case DropPath() | DropBlock2d():
+                module.drop_prob = 0.0
+            case PatchDropout():
+                module.prob = 0.0
+    return target
 
 
 @torch.no_grad()

@@ -1,14 +1,35 @@
-"""Is the run learning anything? Figures of the embedding, and what they say in words."""
+"""Is the run learning anything? Figures of the embedding, and what they and the loss say in words.
 
-from collections.abc import Sequence
-from typing import Any
+A method may log `chance_loss`, the loss of an encoder that knows nothing, and `teacher_entropy` and `prototype_entropy`
+of a teacher's distributions as parts of ln K; and it may hand over its `projection`, what the loss compares. There
+collapse shows first, and behind SimSiam's batch norm in the effective rank alone: the spread stays healthy.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_COLLAPSED_RANK = 1.5  # a healthy run's effective rank is in the tens; random features of a fresh network are above 3
-_PATIENCE = 5  # logged steps in a row
+Rows = Sequence[dict[str, Any]]
+
+_PATIENCE_STEPS, _PATIENCE_ROWS = 50, 5  # a complaint must hold this long, and in so many logged rows
+_SPREAD = 0.02  # embedding_std: all images within a degree of each other; fresh networks are above .1
+_RANK = 1.5  # effective_rank of features: fresh networks are above 3, healthy runs in the tens
+_PROJECTION_RANK = 5.0, 0.25  # projection_rank: less than this, and than this part of where it began
+_ENTROPY = 0.1, 0.999  # of prototypes, at least: images share few; of each target, at most: it says nothing
+_LEARNING_STEPS = 200  # before them, and before the rate's peak, no loss is expected to fall
+_NEAR_CHANCE = 0.02  # part of the chance loss
+
+
+class Verdict(NamedTuple):
+    state: Literal["healthy", "collapsed", "not learning"]
+    reason: str  # what is seen, in which figure
+    advice: str  # what to try; "" where nothing is wrong
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.reason}" + (f"; {self.advice}" if self.advice else "")
 
 
 def embedding_figures(embedding: Tensor) -> dict[str, float]:
@@ -30,15 +51,81 @@ def embedding_figures(embedding: Tensor) -> dict[str, float]:
     return {"embedding_std": float(std), "effective_rank": float(rank)}
 
 
-def verdict(rows: Sequence[dict[str, Any]]) -> str | None:
-    """None while nothing is wrong; else one sentence: what is seen, in which figure, and what to try.
+def projection_figures(projection: Tensor) -> dict[str, float]:
+    """The same two of the projection: projection_std and projection_rank."""
+    figures = embedding_figures(projection)
+    return {"projection_std": figures["embedding_std"], "projection_rank": figures["effective_rank"]}
 
-    rows: the logged metrics so far, so that a resumed run comes to the same verdict.
+
+def verdict(rows: Rows) -> Verdict:
+    """What the logged metrics so far, and nothing else, say: a resumed run comes to the same verdict.
+
+    rows: metrics.jsonl; those of observers, without a loss, are passed over.
     """
-    recent = [row["effective_rank"] for row in rows[-_PATIENCE:] if "effective_rank" in row]
-    if len(recent) == _PATIENCE and max(recent) < _COLLAPSED_RANK:
-        return (
-            f"collapsed: the embedding's effective rank has been below {_COLLAPSED_RANK} for {_PATIENCE} logged steps "
-            f"(now {recent[-1]:.2f}); try a lower learning rate, and check the views with tools/views.py"
+    logged = [row for row in rows if "loss" in row]
+    if not logged:
+        return Verdict("healthy", "nothing is logged yet", "")
+    last = logged[-1]["step"]
+    since = min(last - _PATIENCE_STEPS, logged[-_PATIENCE_ROWS]["step"] - 1 if len(logged) >= _PATIENCE_ROWS else -1)
+    recent = [row for row in logged if row["step"] > since]
+    if last >= _PATIENCE_STEPS and len(recent) >= _PATIENCE_ROWS:
+        for complaint in (*_collapse(logged, recent), *_teacher(recent), *_no_learning(logged, recent)):
+            return complaint
+    return Verdict("healthy", f"{_figures(logged[-1])} at step {last}", "")
+
+
+def _figures(row: dict[str, Any]) -> str:
+    names = ("loss", "chance_loss", "embedding_std", "effective_rank", "projection_rank", "prototype_entropy")
+    return ", ".join(f"{name} {row[name]:.3g}" for name in names if name in row)
+
+
+def _below(recent: Rows, name: str, limit: float) -> bool:
+    return all(row.get(name, limit) < limit for row in recent)
+
+
+def _collapsed(recent: Rows, what: str, name: str, advice: str) -> Verdict:
+    return Verdict("collapsed", f"{what} ({name} {recent[-1][name]:.3g} at step {recent[-1]['step']})", advice)
+
+
+def _collapse(logged: Rows, recent: Rows) -> Iterator[Verdict]:
+    """Complete, all images at one point, and dimensional, along few directions."""
+    views = "look at the views with tools/views.py: are the images alike, or is nothing left of them?"
+    for name in ("embedding_std", "projection_std"):
+        if _below(recent, name, _SPREAD):
+            what = f"all images have one {name.removesuffix('_std')}"
+            yield _collapsed(recent, what, name, f"try a tenth of the learning rate; {views}")
+    if _below(recent, "effective_rank", _RANK):
+        what = "features vary along one direction"
+        yield _collapsed(recent, what, "effective_rank", f"try a lower learning rate; {views}")
+    limit, part = _PROJECTION_RANK
+    if _below(recent, "projection_rank", min(limit, part * logged[0].get("projection_rank", 0.0))):
+        advice = (
+            "stop-gradient, predictor and momentum keep it up: are they as in the paper? Else lower the learning rate"
         )
-    return None
+        yield _collapsed(recent, "projections vary along few directions", "projection_rank", advice)
+
+
+def _teacher(recent: Rows) -> Iterator[Verdict]:
+    """One prototype takes all images, or each image takes all prototypes (Caron et al. 2021, section 5.3)."""
+    low, high = _ENTROPY
+    if _below(recent, "prototype_entropy", low):
+        advice = "raise the teacher's temperature, and look at the centre and its momentum"
+        yield _collapsed(recent, "the teacher gives all images the same few prototypes", "prototype_entropy", advice)
+    if all(row.get("teacher_entropy", 0.0) > high for row in recent):
+        advice = "lower the teacher's temperature or the learning rate"
+        yield _collapsed(recent, "the teacher's targets are uniform", "teacher_entropy", advice)
+
+
+def _no_learning(logged: Rows, recent: Rows) -> Iterator[Verdict]:
+    """The loss is still, or again, what an encoder comes to that knows nothing."""
+    peak = max(logged, key=lambda row: row.get("lr", 0.0))
+    settled = recent[-1]["step"] >= max(_LEARNING_STEPS, peak["step"] + _PATIENCE_STEPS)
+
+    def at_chance(row: dict[str, Any]) -> bool:
+        chance = row.get("chance_loss", float("inf"))
+        return bool(row["loss"] > chance - _NEAR_CHANCE * max(1.0, abs(chance)))
+
+    if settled and all(at_chance(row) for row in recent):
+        reason = f"the loss is that of chance ({recent[-1]['loss']:.4g} of {recent[-1]['chance_loss']:.4g}"
+        advice = "try a tenth of the learning rate, or gradient clipping; look at the views with tools/views.py"
+        yield Verdict("not learning", f"{reason} at step {recent[-1]['step']})", advice)

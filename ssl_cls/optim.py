@@ -30,6 +30,8 @@ class OptimConfig:
     min_lr: NonNegative = 0.0
     momentum: Fraction = 0.9
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    trust_coefficient: Positive = 0.001  # LARS: the part of its norm by which a rate of 1 moves a matrix
+    trust_clip: bool = False  # LARS: adapt downwards only, never above the scheduled rate (LARC)
     clip: ClipConfig | None = None
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ def build(config: OptimConfig, method: Method) -> Optimizer:
     """
     groups = method.param_groups()
     named = [name for group in groups for name in group.params]
-    trainable = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+    trainable = method.trainable()
     assert sorted(named) == sorted(trainable), f"not in exactly one group: {set(named) ^ set(trainable)}"
     settings = [
         {
@@ -72,7 +74,8 @@ def build(config: OptimConfig, method: Method) -> Optimizer:
         case "sgd":
             return SGD(settings, lr=0.0, momentum=config.momentum, fused=True)
         case "lars":
-            return Lars(settings, lr=0.0, momentum=config.momentum)  # type: ignore[no-any-return]
+            trust = {"trust_coeff": config.trust_coefficient, "trust_clip": config.trust_clip}
+            return Lars(settings, lr=0.0, momentum=config.momentum, **trust)  # type: ignore[no-any-return]
 
 
 def apply(optimizer: Optimizer, config: OptimConfig, clock: Clock, batch_size: int) -> float:

@@ -6,13 +6,14 @@ import torch
 
 from ssl_cls import backbone
 from ssl_cls.augment.augment import Augment
-from ssl_cls.augment.view import expand
+from ssl_cls.augment.view import View, expand
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
-from ssl_cls.data.source import Source
+from ssl_cls.data.source import Source, labelled
 from ssl_cls.data.stream import Stream
 from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method
+from ssl_cls.methods.supervised import SupervisedConfig
 
 
 class Plan(NamedTuple):
@@ -52,30 +53,43 @@ def make_plan(recipe: Recipe, source: Source, num_ranks: int) -> Plan:
     steps_per_epoch = sampler.steps_per_epoch(len(source), size)
     assert recipe.views is not None
     views = expand(recipe.views)
-    global_sizes = {view.size for view in views if view.kind == "global"}
-    assert len(global_sizes) == 1
+    input_size = _input_size(views)
     return Plan(
         steps_per_epoch,
         max(1, round(recipe.train.epochs * steps_per_epoch)),
         local // micro,
         micro,
-        int(global_sizes.pop() or 0),
+        input_size,
         len(views),
         recipe.optim.peak(size),
     )
+
+
+def _input_size(views: list[View]) -> int:
+    """The one size of the global views, which is the encoder's."""
+    sizes = sorted({view.size or 0 for view in views if view.kind == "global"})
+    if len(sizes) != 1:
+        raise UserError(f"global views need one size, not {sizes}", "views", "an encoder is made for one size")
+    if any((view.size or 0) > sizes[0] for view in views if view.kind == "local"):
+        raise UserError(f"local views are larger than the global ones, {sizes[0]} pixels", "views", "make them smaller")
+    return sizes[0]
+
+
+def training_images(recipe: Recipe, source: Source) -> Source:
+    """What a recipe trains on: all images, or where the method learns from labels, those that have one."""
+    return labelled(source) if isinstance(recipe.method, SupervisedConfig) and source.num_classes else source
 
 
 def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
     """The method with fresh weights, a function of the recipe's seed alone."""
     torch.manual_seed(recipe.seed)
     encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
+    for view in recipe.views or ():
+        if view.size != planned.input_size:
+            encoder.require_size(view.size or 0)
     method = recipe.method.build(encoder, source.num_classes)
-    if planned.micro_batches > 1 and method.batch_coupled:
-        raise UserError(
-            f"{recipe.method.name} compares every image with the whole batch, so it cannot be split into micro-batches",
-            "train.micro_batch_size",
-            f"leave it out, or lower train.batch_size to {planned.micro_batch_size}",
-        )
+    num_ranks = recipe.train.batch_size // (planned.micro_batches * planned.micro_batch_size)
+    method.check_batch(recipe.train.batch_size, planned.micro_batch_size, num_ranks)
     return method
 
 

@@ -1,72 +1,33 @@
-"""The one loop. Everything that moves a weight happens here or in `Method.after_step`."""
+"""The one loop around `Step`: data, logs, health, checkpoints, signals, and the encoder at the end."""
 
 import resource
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, distributed
+from torch import distributed
 
-from ssl_cls import checkpoint, export, health, optim, rng
+from ssl_cls import checkpoint, export, health
 from ssl_cls import distributed as ranks
 from ssl_cls.clock import Clock
 from ssl_cls.config import Recipe
-from ssl_cls.data.batch import Batch
 from ssl_cls.data.source import Source
 from ssl_cls.methods.base import Method, StepOutput
 from ssl_cls.plan import Plan, build_method, build_stream, make_plan
 from ssl_cls.progress import display
 from ssl_cls.run import Run, environment
-
-_STEP_DRAW = -2  # the `view` number of rng.bits that seeds torch: no sample's view has it
+from ssl_cls.step import Step
 
 
 class Observer(Protocol):
     """Watches a run without touching it: weights are the same bytes with and without."""
 
     def epoch_end(self, method: Method, clock: Clock) -> dict[str, float]: ...
-
-
-class Step:
-    """One optimizer step: forward and backward over the micro-batches, clip, update, `after_step`."""
-
-    def __init__(self, recipe: Recipe, method: Method, planned: Plan, accelerator: Accelerator) -> None:
-        self.recipe, self.planned, self.accelerator = recipe, planned, accelerator
-        self.method = method.to(accelerator.device)
-        if accelerator.num_processes > 1:
-            ranks.SyncBatchNorm.convert(self.method)
-        self.optimizer = optim.build(recipe.optim, self.method)
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.wrapped = accelerator.prepare(self.method)
-
-    def _seed(self, step: int, part: int) -> int:
-        """Drop-path and dropout are stateful, so torch is seeded anew for each part of each global batch."""
-        return int(rng.bits(rng.DrawKey(self.recipe.seed, step), torch.tensor([part]), _STEP_DRAW, 1))
-
-    def __call__(self, batches: Sequence[Batch], clock: Clock) -> tuple[list[StepOutput], float, Tensor]:
-        """The micro-batches' outputs, the learning rate, and the gradient norm before clipping."""
-        lr = optim.apply(self.optimizer, self.recipe.optim, clock, self.recipe.train.batch_size)
-        outputs = []
-        for number, batch in enumerate(batches):
-            part = self.accelerator.process_index * len(batches) + number
-            torch.manual_seed(self._seed(clock.step, part))
-            last = number == len(batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                output: StepOutput = self.wrapped(batch, clock)
-                self.accelerator.backward(output.loss / len(batches))
-            outputs.append(output._replace(loss=output.loss.detach()))
-        optim.drop_frozen(self.optimizer, clock)
-        norm = optim.clip(self.trained, self.recipe.optim.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(clock, [output.carry for output in outputs])
-        return outputs, lr, norm
 
 
 class _Signals:
@@ -95,8 +56,11 @@ def figures(outputs: Sequence[StepOutput]) -> dict[str, float]:
     with torch.no_grad():
         names = ["loss", *outputs[0].logs]
         values = torch.stack([torch.stack([o.loss, *o.logs.values()]) for o in outputs]).mean(0)
-        embedding = ranks.gather(torch.cat([o.embedding for o in outputs]))
-        return {**dict(zip(names, ranks.mean(values).tolist(), strict=True)), **health.embedding_figures(embedding)}
+        row = dict(zip(names, ranks.mean(values).tolist(), strict=True))
+        row |= health.embedding_figures(ranks.gather(torch.cat([o.embedding for o in outputs])))
+        if projections := [o.projection for o in outputs if o.projection is not None]:
+            row |= health.projection_figures(ranks.gather(torch.cat(projections)))
+        return row
 
 
 def pretrain(
@@ -211,17 +175,20 @@ def pretrain(
                 save(completed)
             if stop:
                 raise SystemExit(128 + stop)
-            if logs and main and recipe.health.stop and (complaint := health.verdict(run.rows("metrics.jsonl"))):
-                save(completed)
-                raise RuntimeError(complaint)
+            if logs and main and recipe.health.stop:
+                verdict = health.verdict(run.rows("metrics.jsonl"))
+                if verdict.state != "healthy":
+                    save(completed)
+                    raise RuntimeError(str(verdict))
     if main:
-        if complaint := health.verdict(run.rows("metrics.jsonl")):
-            run.say(complaint)
+        verdict = health.verdict(run.rows("metrics.jsonl"))
+        run.say(str(verdict))
+        print(verdict)
         if done < planned.total_steps:
             save(planned.total_steps)
         export.save_encoder(
             method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,
-            provenance=_provenance(recipe, source, run, planned),
+            provenance={**_provenance(recipe, source, run, planned), "health": verdict._asdict()},
         )  # fmt: skip
     accelerator.wait_for_everyone()
     return run.folder / "encoder"

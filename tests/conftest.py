@@ -1,14 +1,26 @@
-"""Synthetic run directories: rows with known accuracies and predictions, as evaluation writes them."""
+"""Synthetic run directories: rows with known accuracies and predictions, as evaluation writes them. Random batches."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+if TYPE_CHECKING:
+    from ssl_cls.config import Recipe
+    from ssl_cls.data.batch import Batch
+
 SyntheticRun = Callable[..., Path]
+RandomBatch = Callable[..., "Batch"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or leaves anything in the cache of the person who runs it."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -64,3 +76,24 @@ def synthetic_run(tmp_path: Path) -> SyntheticRun:
         return run
 
     return write
+
+
+@pytest.fixture
+def random_batch() -> RandomBatch:
+    """`random_batch(recipe, number)`: noise for every view that the resolved recipe asks for, and labels 0 to 2."""
+    import torch
+
+    from ssl_cls.augment.view import expand
+    from ssl_cls.data.batch import Batch
+    from ssl_cls.rng import DrawKey
+
+    def make(recipe: "Recipe", number: int, channels: int = 1) -> Batch:
+        generator = torch.Generator().manual_seed(number)
+        views: dict[str, list[torch.Tensor]] = {"global": [], "local": []}
+        n = recipe.train.batch_size
+        for view in expand(recipe.views or ()):
+            views[view.kind].append(torch.randn(n, channels, view.size or 0, view.size or 0, generator=generator))
+        index = torch.arange(n) + n * number
+        return Batch(views, index, DrawKey(0, number), index % 3)
+
+    return make

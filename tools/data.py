@@ -1,8 +1,10 @@
-"""Get and check data sets: python tools/data.py get NAME [--dir DIR] | check NAME [--dir DIR]
+"""Published data sets and your own: python tools/data.py list | info NAME | get NAME | verify NAME [--dir DIR]
 
-python tools/data.py get fashion_mnist                 into data/, verified
-python tools/data.py check fashion_mnist               counts, splits, classes, mean and std
-python tools/data.py check folder --dir photos         the same, after decoding every image
+python tools/data.py list                              every data set with its images, classes, and whether it is here
+python tools/data.py info cifar10                      splits, licence, source, checksums; what to put where
+python tools/data.py get cifar10                       into data/, resumed where it broke off, checksums compared
+python tools/data.py verify cifar10                    checksums, counts and labels; every image is decoded
+python tools/data.py verify folder --dir photos        the same of your own images
 """
 
 import argparse
@@ -18,41 +20,132 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    get = commands.add_parser("get", help="fetch a data set and verify every byte; nothing to do if it is there")
-    get.add_argument("name", choices=["fashion_mnist"])
-    get.add_argument("--dir", default="data", help="where data sets are kept (default: data)")
-    check = commands.add_parser("check", help="open all splits, decode every image, and show what is there")
-    check.add_argument("name", choices=["fashion_mnist", "digits", "folder"])
-    check.add_argument("--dir", help="of images for `folder`, else where data sets are kept (default: data)")
+    for command, text in {
+        "list": "every data set that is known by name",
+        "info": "what a data set is, where it comes from, and what is wrong for it",
+        "get": "fetch a data set and compare its checksums; nothing to do if it is there",
+        "verify": "open all splits, decode every image, and show what is there",
+    }.items():
+        own = commands.add_parser(command, help=text, aliases=["check"] if command == "verify" else [])
+        if command != "list":
+            own.add_argument("name", help="of a data set" + (", or `folder`" if command == "verify" else ""))
+        own.add_argument("--dir", help="where data sets are kept (default: data); of `folder`, the images")
+        if command == "verify":
+            own.add_argument("--labels", help="of `folder`: a manifest with labels for some or all images")
     args = parser.parse_args()
-    if args.name == "folder" and args.dir is None:
+    if args.command in ("verify", "check") and args.name == "folder" and args.dir is None:
         parser.error("which folder? add --dir DIR")
 
     from ssl_cls.screen import guarded
 
-    guarded(lambda: fetched(args) if args.command == "get" else checked(args))
+    commands_by_name = {"list": listed, "info": described, "get": fetched, "verify": verified, "check": verified}
+    guarded(lambda: commands_by_name[args.command](args))
+
+
+def listed(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from ssl_cls.data.entries import ENTRIES
+    from ssl_cls.data.entry import missing, place
+
+    table = Table("name", "what", "images", "classes", "here", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    root = Path(args.dir or "data")
+    for name, entry in sorted(ENTRIES.items()):
+        here = not missing(entry, place(name, entry, root)) and name not in ("fashion_mnist", "digits")
+        state = "by need" if not entry.needs else "yes" if here else "" if entry.get else "by hand"
+        table.add_row(name, entry.title, f"{sum(entry.counts.values()):,}", f"{entry.num_classes:,}", state)
+    Console(highlight=False).print(table)
+
+
+def described(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from ssl_cls.data.entry import missing, place
+
+    name, entry = _entry(args.name)
+    folder = place(name, entry, Path(args.dir or "data"))
+    console = Console(highlight=False)
+    splits = {split: " + ".join(entry.parts(split)) for split in ("train", "val", "test")}
+    if entry.test is None:
+        splits["test"] = f"a fifth of {entry.train[0]}, class by class, by a hash"
+    if entry.val is None:
+        splits["val"] = f"a tenth of the labelled {entry.train[0]}, by a hash"
+    wrong = "" if entry.flip else "left-right flips: a mirrored digit or letter is another one, or none"
+    statistics = (
+        "{} and {}".format(*entry.normalisation) if entry.normalisation else "of a sample of the training images"
+    )
+    lines = {
+        "what": entry.title,
+        "source": entry.url,
+        "licence": entry.licence,
+        "published": ", ".join(f"{part} {count:,}" for part, count in entry.counts.items()) + " images",
+        "classes": f"{entry.num_classes:,}",
+        "our splits": "; ".join(f"{split}: {text}" for split, text in splits.items()),
+        "mean, std": statistics,
+        "wrong for it": wrong or "no augmentation that is usual",
+        "folder": str(folder),
+        "needs": ", ".join(entry.needs) or "nothing that you need to put there",
+        "missing": ", ".join(missing(entry, folder)) or "nothing",
+        "by hand": entry.how,
+    }
+    for label, text in lines.items():
+        if text:
+            console.print(f"[bold]{label:14}[/bold]", end="")
+            console.print(text, markup=False, soft_wrap=True)
+    for file in entry.get:
+        console.print(f"[bold]{'get':14}[/bold]", end="")
+        console.print(f"{file.url}  MD5 {file.md5 or 'unknown: none is published'}", markup=False, soft_wrap=True)
 
 
 def fetched(args: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from ssl_cls.data import fetch
+    from ssl_cls.data import download, fetch
 
-    folder = fetch.get(fetch.FASHION_MNIST, Path(args.dir))
-    print(f"{args.name} is in {folder}, verified: SHA-256 of {len(fetch.FASHION_MNIST.files)} files")
+    root = Path(args.dir or "data")
+    name, entry = _entry(args.name)
+    if name == "fashion_mnist":
+        folder = fetch.get(fetch.FASHION_MNIST, root)
+        print(f"{name} is in {folder}, verified: SHA-256 of {len(fetch.FASHION_MNIST.files)} files")
+        return
+    folder = download.get(name, entry, root)
+    unknown = [file.name for file in entry.get if file.md5 is None]
+    print(f"{name} is in {folder}" + (f"; no checksum is published of {', '.join(unknown)}" if unknown else ""))
 
 
-def checked(args: argparse.Namespace) -> int:
-    """0, or 1 if any image cannot be read."""
+def _entry(name: str):  # type: ignore[no-untyped-def]
+    import difflib
+
+    from ssl_cls.data.entries import ENTRIES
+    from ssl_cls.errors import UserError
+
+    if name not in ENTRIES:
+        near = difflib.get_close_matches(name, ENTRIES, n=1)
+        fix = f"did you mean {near[0]}?" if near else "python tools/data.py list shows those there are"
+        raise UserError(f"no data set named {name!r}", "NAME", fix)
+    return name, ENTRIES[name]
+
+
+def verified(args: argparse.Namespace) -> int:
+    """0, or 1 if any image cannot be read or the counts are not the published ones."""
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from ssl_cls.data import catalog
+    from ssl_cls.data import catalog, download
+    from ssl_cls.data.entry import place
     from ssl_cls.data.source import all_labels
     from ssl_cls.errors import UserError
 
-    config = catalog.DataConfig(source=args.name, path=args.dir, max_bad_fraction=1.0)
+    entry = None if args.name == catalog.OWN else _entry(args.name)[1]
+    config = catalog.DataConfig(source=args.name, path=args.dir, max_bad_fraction=1.0, labels=args.labels)
     console = Console(highlight=False)
     splits: dict[str, Source] = {}
     for split in get_args(catalog.Split):
@@ -63,6 +156,7 @@ def checked(args: argparse.Namespace) -> int:
                 raise
             console.print(f"[yellow]there is no {split} split[/yellow]")
     source = splits["train"]
+    found = sum(len(split) + len(split.bad) for split in splits.values())
 
     table = Table("", *splits, title=Text(f"{args.name}: {source.channels} x {source.size or 'various sizes'}"))
     table.add_row("images", *(f"{len(split):,}" for split in splits.values()))
@@ -74,15 +168,43 @@ def checked(args: argparse.Namespace) -> int:
         table.add_section()
         labels = [all_labels(split) for split in splits.values()]
         for number, name in enumerate(source.class_names):
-            table.add_row(Text(name), *(f"{int((own == number).sum()):,}" for own in labels))
-        table.add_row("[dim]no label[/dim]", *(f"{int((own < 0).sum()):,}" for own in labels))
+            table.add_row(Text(name), *(f"{_count(own, number):,}" for own in labels))
+        table.add_row("[dim]no label[/dim]", *(f"{_unlabelled(own):,}" for own in labels))
     console.print(table)
     console.print(f"used to normalise: mean {source.mean}, std {source.std}")
 
     bad = [line for split in splits.values() for line in split.bad]
     for line in bad:
         console.print(Text(f"cannot be read: {line}", style="red"))
-    return 1 if bad else 0
+    if entry is None:
+        return 1 if bad else 0
+    folder = place(args.name, entry, Path(args.dir or "data"))
+    for file in entry.get:
+        if (folder / file.name).exists():
+            download.check(file, folder)
+    wrong = _differences(entry, found, source.num_classes)
+    for line in wrong:
+        console.print(Text(line, style="red"))
+    return 1 if bad or wrong else 0
+
+
+def _differences(entry, images: int, classes: int | None) -> list[str]:  # type: ignore[no-untyped-def]
+    """What is not as published: the counts of images and of classes."""
+    wrong = []
+    if images != (published := sum(entry.counts.values())):
+        wrong.append(f"{images:,} images where {published:,} are published")
+    if classes != entry.num_classes:
+        wrong.append(f"{classes} classes where {entry.num_classes} are published")
+    return wrong
+
+
+def _count(labels: "Tensor", number: int) -> int:
+    """Images of a class."""
+    return int((labels == number if labels.ndim == 1 else labels[:, number] == 1).sum())
+
+
+def _unlabelled(labels: "Tensor") -> int:
+    return int((labels < 0 if labels.ndim == 1 else (labels < 0).all(1)).sum())
 
 
 def _statistics(source: "Source", console: "Console") -> tuple[str, str]:
@@ -91,29 +213,24 @@ def _statistics(source: "Source", console: "Console") -> tuple[str, str]:
     from rich.progress import track
 
     from ssl_cls.augment.augment import centre_boxes
+    from ssl_cls.data.statistics import moments
 
-    total = torch.zeros(2, source.channels, dtype=torch.float64)
-    count = 0
-    for part in track(
+    parts = track(
         torch.arange(len(source)).split(256),
         source.name,
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    ):
-        if source.size is None:
-            images = source.crops(part, [centre_boxes(source.sizes(part), 1.0)], [32], "bilinear")[0]
-        else:
-            images = source.pixels(part)
-        values = images.double() / 255
-        total += torch.stack((values.sum((0, 2, 3)), values.square().sum((0, 2, 3))))
-        count += values[:, 0].numel()
-    mean = total[0] / count
-    std = (total[1] / count - mean.square()).sqrt()
+    )
+    if source.size is None:
+        images = (source.crops(p, [centre_boxes(source.sizes(p), 1.0)], [32], "bilinear")[0] for p in parts)
+    else:
+        images = (source.pixels(p) for p in parts)
+    mean, std = moments(images)
     return _row(mean), _row(std)
 
 
-def _row(values: "Tensor") -> str:
+def _row(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.4f}" for value in values)
 
 

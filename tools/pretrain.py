@@ -24,8 +24,11 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import sys
+
     from ssl_cls import config
     from ssl_cls.data import catalog
+    from ssl_cls.data.source import all_labels, labelled
     from ssl_cls.run import Run
 
     recipe = config.load(args.recipe, args.overrides)
@@ -43,11 +46,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"{opened.folder} is finished; its encoder is in {opened.folder / 'encoder'}")
         return 0
     accelerator = launch.start(recipe.train.precision, recipe.train.deterministic)
-    source = catalog.open(recipe.data, "train", accelerator.device)
+    source = plan.training_images(recipe, catalog.open(recipe.data, "train", accelerator.device))
     observers = []
-    if source.num_classes is not None and source.size is not None:
-        val = catalog.open(recipe.data, "val", accelerator.device)
-        observers.append(KNNMonitor(source, val, plan.make_plan(recipe, source, accelerator.num_processes).input_size))
+    if accelerator.is_main_process and (wrong := catalog.unfit(recipe.data.source, recipe.views or ())):
+        print(f"warning: {wrong}", file=sys.stderr)
+    if source.num_classes is not None and source.size is not None and all_labels(source).ndim == 1:
+        val = labelled(catalog.open(recipe.data, "val", accelerator.device))
+        observers.append(
+            KNNMonitor(labelled(source), val, plan.make_plan(recipe, source, accelerator.num_processes).input_size)
+        )
     encoder = trainer.pretrain(recipe, source, opened, accelerator, observers, args.then)
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -67,7 +74,7 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
     from ssl_cls.data import catalog
 
     accelerator = launch.start(recipe.train.precision, recipe.train.deterministic)
-    source = catalog.open(recipe.data, "train", accelerator.device)
+    source = plan.training_images(recipe, catalog.open(recipe.data, "train", accelerator.device))
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
     planned = plan.make_plan(recipe, source, accelerator.num_processes)
     method = plan.build_method(recipe, source, planned)
@@ -97,6 +104,7 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
     console.print(config.dump(recipe), end="")
     for label, value in {
         "data": f"{source.name}: {len(source)} images, {channels}, {source.num_classes or 'no'} classes",
+        "warning": catalog.unfit(recipe.data.source, recipe.views or ()),
         "processes": f"{accelerator.num_processes} on {accelerator.device.type}",
         "global batch": f"{recipe.train.batch_size} = {shares} (processes x micro-batches x images)",
         "steps": f"{planned.total_steps} ({planned.steps_per_epoch} an epoch)",
@@ -106,7 +114,8 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
         "eta": f"{eta / 60:.1f} minutes, from two timed steps",
         "run directory": f"{config.run_dir(recipe)} (nothing written)",
     }.items():
-        console.print(f"[bold]{label:15}[/bold]{value}")
+        if value:
+            console.print(f"[bold]{label:15}[/bold]{value}")
     return 0
 
 

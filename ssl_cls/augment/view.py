@@ -47,3 +47,8 @@ class View:
 def expand(views: tuple[View, ...]) -> list[View]:
     """One entry a drawn view, in the order of their numbers: the `view` that `rng.uniform` is keyed with."""
     return [view for view in views for _ in range(view.count)]
+
+
+def is_pair(views: tuple[View, ...]) -> bool:
+    """Exactly two global views, alike or not."""
+    return len(expand(views)) == 2 and all(view.kind == "global" for view in views)

@@ -1,23 +1,45 @@
-"""The data sets by name: opened, checked and split."""
+"""The data sets by name: a recipe's `data`, opened, checked and split."""
 
+import difflib
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 
+from ssl_cls.augment.view import View
+from ssl_cls.data.entries import ENTRIES
 from ssl_cls.data.source import Source
 from ssl_cls.errors import UserError
 from ssl_cls.spec import Fraction, Natural, spec
 
 Split = Literal["train", "val", "test"]
 
+OWN = "folder"  # a person's own images
+NAMES = (*ENTRIES, OWN)
+
 
 @spec
 class DataConfig:
-    source: Literal["fashion_mnist", "digits", "folder"] = "fashion_mnist"
-    path: str | None = None  # folder: the directory; arrays: where files are kept, ./data when left out
+    source: str = "fashion_mnist"  # a published data set, or `folder`: your own images, whatever they lie in
+    # published: where data sets are kept, ./data when left out. folder: a directory of images or of tar shards, a
+    # manifest (.csv, .jsonl), .npz or .parquet, recognised by its name
+    path: str | None = None
     workers: Natural | Literal["auto"] = "auto"  # decoding processes of file sources; array sources need none
     max_bad_fraction: Fraction = 0.01  # of unreadable images that a run may replace before it is refused
+    labels: Annotated[str, MinLen(1)] | None = None  # folder: a manifest for some or all of its images
+    window: tuple[float, float] | None = None  # folder: which values of deep pixels (16 bits, float) are 0 and 255
+
+    def __post_init__(self) -> None:
+        if self.source not in NAMES:
+            near = difflib.get_close_matches(self.source, NAMES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"source must be one of {', '.join(NAMES)}{hint}")
+        if self.source != OWN and (self.labels or self.window):
+            raise ValueError(f"{'labels' if self.labels else 'window'} is for your own images: source: {OWN}")
+        if self.window and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be [low, high] with low < high, not {list(self.window)}")
 
 
 def open(config: DataConfig, split: Split, device: torch.device = torch.device("cpu")) -> Source:  # noqa: B008
@@ -26,14 +48,31 @@ def open(config: DataConfig, split: Split, device: torch.device = torch.device("
     Raises:
         UserError: it cannot be fetched or read, or has no such split.
     """
-    from ssl_cls.data import arrays, folder
+    from ssl_cls.data.own import open_own
+    from ssl_cls.data.published import open_published
 
-    if config.source == "folder":
+    if config.source == OWN:
         if config.path is None:
-            raise UserError("data.source=folder needs to know which folder", "data.path", "add data.path=DIR")
-        return folder.open_folder(Path(config.path).expanduser(), split, config.max_bad_fraction)
-    read = {"fashion_mnist": arrays.fashion_mnist, "digits": arrays.digits}[config.source]
-    return read(split, Path(config.path or "data").expanduser(), device)
+            raise UserError(f"data.source={OWN} needs to know which folder", "data.path", "add data.path=DIR")
+        labels = Path(config.labels).expanduser() if config.labels else None
+        path = Path(config.path).expanduser()
+        return open_own(path, split, config.max_bad_fraction, labels, config.window, device)
+    root = Path(config.path or "data").expanduser()
+    entry = ENTRIES[config.source]
+    return open_published(config.source, entry, root, split, config.max_bad_fraction, device)
+
+
+def fitting(name: str, views: tuple[View, ...]) -> tuple[View, ...]:
+    """`views` without what is wrong for a published data set: flips of digits and letters. name: "svhn", "svhn/train"."""
+    entry = ENTRIES.get(name.partition("/")[0])
+    return views if entry is None or entry.flip else tuple(replace(view, flip=0.0) for view in views)
+
+
+def unfit(name: str, views: tuple[View, ...]) -> str:
+    """What a recipe's own views do that is wrong for a data set, in a sentence; "" if nothing is."""
+    if fitting(name, views) == views:
+        return ""
+    return f"these views flip images, and a mirrored image of {name} is another one, or none: set flip: 0"
 
 
 def input_size(source: Source) -> int:

@@ -1,15 +1,18 @@
-"""One image file, of any kind that Pillow reads, to 8-bit grey or RGB pixels the right way up."""
+"""One encoded image to 8-bit pixels the right way up: grey or RGB by Pillow, other planes by `planes`."""
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+from ssl_cls.data import planes
+from ssl_cls.data.planes import Encoded, Window
 
 _GRAY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 _ORIENTATION = 0x0112
@@ -29,34 +32,45 @@ _OVERSAMPLING = 2  # times finer than its crops that a JPEG is decoded at least
 class Header(NamedTuple):
     height: int  # the right way up
     width: int
-    gray: bool
+    channels: int  # 1 or 3 as Pillow decodes it; of arrays their own number
 
 
-def read_header(path: Path) -> Header:
+def read_header(encoded: Encoded) -> Header:
     """Size and kind, without decoding.
 
     Raises:
         Exception: whatever Pillow raises for a file that it cannot read, or one that would fill the memory.
     """
-    with _opened(path) as image:
+    if planes.holds_planes(encoded):
+        return Header(*planes.shape(encoded))
+    with _opened(encoded) as image:
         width, height = image.size
         if _orientation(image) >= 5:
             width, height = height, width
-        return Header(height, width, image.mode in _GRAY_MODES)
+        return Header(height, width, 1 if image.mode in _GRAY_MODES else 3)
 
 
 def cut(
-    path: Path, channels: int, boxes: Sequence[Sequence[float]], sizes: list[int], interpolation: str
+    encoded: Encoded,
+    channels: int,
+    boxes: Sequence[Sequence[float]],
+    sizes: list[int],
+    interpolation: str,
+    window: Window | None = None,
 ) -> list[Tensor]:
     """Decode once, and cut and resize one square a box: uint8 [channels, s, s] each.
 
     boxes: (top, left, height, width) as fractions of the image's height and width; cut off at its edges.
     Resized with antialiasing: for boxes of whole pixels, exactly torchvision's resized crop of PIL images.
+    window: which values of deeper than 8-bit pixels become 0 and 255; see `planes.eight_bit`.
 
     Raises:
-        Exception: as read_header; also for float pixels, whose range nothing says.
+        Exception: as read_header; also for pixels whose range neither their type nor `window` says.
     """
-    with _opened(path) as stored:
+    if planes.holds_planes(encoded):
+        pixels = planes.eight_bit(planes.read(encoded), window)
+        return _cut_planes(pixels, channels, boxes, sizes, interpolation)
+    with _opened(encoded) as stored:
         turned = _orientation(stored)
         extent = stored.size if turned < 5 else stored.size[::-1]
         finest = max(s / min(w * extent[0], h * extent[1]) for (_, _, h, w), s in zip(boxes, sizes, strict=True))
@@ -67,7 +81,7 @@ def cut(
         # the last row and column of a draft may stand for less than whole ones, so its size would not do
         width, height = drafted[1][2:] if drafted else stored.size
         stored.load()
-        image: Image.Image = _eight_bit(stored, channels)
+        image: Image.Image = _eight_bit(stored, channels, window)
     if turned in _UPRIGHT:
         image = image.transpose(_UPRIGHT[turned])
     if turned >= 5:
@@ -76,6 +90,25 @@ def cut(
         _crop(image, (x * width, t * height, (x + w) * width, (t + h) * height), s, interpolation)
         for (t, x, h, w), s in zip(boxes, sizes, strict=True)
     ]
+
+
+def _cut_planes(
+    pixels: "np.ndarray[Any, np.dtype[np.uint8]]",
+    channels: int,
+    boxes: Sequence[Sequence[float]],
+    sizes: list[int],
+    interpolation: str,
+) -> list[Tensor]:
+    """The same of an array, uint8 [H, W, C]: each plane is an image of its own."""
+    height, width, own = pixels.shape
+    if own not in (1, channels):
+        raise ValueError(f"{own} channels among images of {channels}")
+    images = [Image.fromarray(np.ascontiguousarray(pixels[..., plane])) for plane in range(own)]
+    cuts = []
+    for (t, x, h, w), s in zip(boxes, sizes, strict=True):
+        edges = (x * width, t * height, (x + w) * width, (t + h) * height)
+        cuts.append(torch.cat([_crop(image, edges, s, interpolation) for image in images]))
+    return [made.expand(channels, -1, -1) for made in cuts]
 
 
 def _crop(image: Image.Image, edges: tuple[float, float, float, float], size: int, interpolation: str) -> Tensor:
@@ -90,13 +123,12 @@ def _crop(image: Image.Image, edges: tuple[float, float, float, float], size: in
     return torch.from_numpy(pixels).view(size, size, -1).permute(2, 0, 1)
 
 
-def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
-    """16 bits to 8, transparency onto white, everything else by Pillow's conversion."""
-    if image.mode.startswith("I"):  # Pillow's own conversion cuts off at 255
-        wide = np.asarray(image).clip(0, 65535).astype(np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+def _eight_bit(image: Image.Image, channels: int, window: Window | None) -> Image.Image:
+    """Deep pixels by `window`, transparency onto white, everything else by Pillow's conversion."""
+    if image.mode.startswith("I"):  # Pillow's own conversion cuts off at 255; its 32-bit ones hold 16-bit pixels
+        image = Image.fromarray(planes.eight_bit(np.asarray(image), window or planes.SIXTEEN_BIT))
     if image.mode == "F":
-        raise ValueError("float pixels, of no known range")
+        image = Image.fromarray(planes.eight_bit(np.asarray(image), window))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -115,9 +147,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(encoded: Encoded) -> Iterator[Image.Image]:
     try:
-        image = Image.open(path)
+        image = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
     except UnidentifiedImageError as error:
         raise ValueError("no kind of image that Pillow knows") from error
     with image:

@@ -103,7 +103,7 @@ def get(data: Published, root: Path) -> Path:
     folder = (root / data.name).resolve()  # commands run elsewhere
     if not _wrong(data, folder):
         return folder
-    with _locked(folder):
+    with locked(folder):
         if not _wrong(data, folder):  # another process was faster
             return folder
         failures = [] if _unpack(data, folder, folder) else _try_ways(data, folder)
@@ -175,7 +175,7 @@ def _copy(source: IO[bytes] | gzip.GzipFile, to: Path, at_most: int) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """One process at a time fetches into `folder`; the others wait here."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

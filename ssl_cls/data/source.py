@@ -39,7 +39,7 @@ class Source(Protocol):
         """
 
     def labels(self, indices: Tensor) -> Tensor:
-        """int64 [B] (-1: unknown), or float [B, K] for multi-label data."""
+        """int64 [B] (-1: unknown); or float [B, K] for multi-label data: 1, 0, or -1 for unknown."""
 
 
 class Subset:
@@ -72,6 +72,13 @@ class Subset:
 
     def labels(self, indices: Tensor) -> Tensor:
         return self.base.labels(self._base(indices))
+
+
+def labelled(source: Source) -> Source:
+    """The images whose class, or one of whose several classes, is known; `source` itself where all are."""
+    labels = all_labels(source)
+    known = labels >= 0 if labels.ndim == 1 else (labels >= 0).any(1)
+    return source if bool(known.all()) else Subset(source, torch.nonzero(known)[:, 0], source.name)
 
 
 def all_labels(source: Source) -> Tensor:

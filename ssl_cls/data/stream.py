@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_cls.augment.augment import Augment
 from ssl_cls.data import sampler
 from ssl_cls.data.batch import Batch
-from ssl_cls.data.folder import refuse_bad
+from ssl_cls.data.files import refuse_bad
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.rng import DrawKey
@@ -81,6 +81,8 @@ class Stream:
                 source.name,
                 "put every image into the sub-folder of its class",
             )
+        if needs_labels and all_labels(source).ndim != 1:
+            raise UserError("this method learns one class an image, and these have several labels each", source.name)
         self.source, self.augment, self.device = source, augment, device
         self.needs_labels, self.max_bad_fraction = needs_labels, max_bad_fraction
         self.workers = _usual_workers() if workers == "auto" else workers

@@ -17,6 +17,7 @@ class StepOutput(NamedTuple):
     embedding: Tensor  # detached [B, D], the pooled encoder output that monitors watch
     logs: dict[str, Tensor]  # detached scalars
     carry: dict[str, Tensor]  # detached tensors that after_step needs (keys, a batch centre)
+    projection: Tensor | None = None  # detached [B, D], what the loss compares: there collapse shows first
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class ParamGroup:
     constant_lr: bool = False  # the peak throughout: SimSiam's predictor
 
 
+def in_full_precision(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 class Method(nn.Module):
     needs_labels = False
     batch_coupled = False  # True: the loss looks across samples, so micro-batches are not the whole batch
@@ -37,28 +42,48 @@ class Method(nn.Module):
     backbone: Backbone
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
-        """The networks: nothing across samples but batch norm."""
+        """The networks: nothing across samples but batch norm; targets, keys and masks of the step go in too.
+
+        In a batch-coupled method dimension 0 of each tensor runs over images in the batch's order, views behind it
+        ([N, V, D]), an image's patches side by side ([M, D]): micro-batches' tensors, concatenated, are the batch's.
+        """
         raise NotImplementedError
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        """The mathematics: no parameters; may gather over ranks."""
+        """The mathematics: no parameters, no random numbers of torch's; may gather over ranks.
+
+        A batch-coupled loss sees no pixels: over several micro-batches its `batch.views` is empty.
+        """
         raise NotImplementedError
 
-    def forward(self, batch: Batch, clock: Clock) -> StepOutput:
-        """Networks in whatever precision autocast sets, mathematics in float32 at least."""
+    def forward(self, batch: Batch, clock: Clock, cotangents: dict[str, Tensor] | None = None) -> StepOutput:
+        """Networks in whatever precision autocast sets, mathematics in float32 at least.
+
+        With the gradients of a loss with respect to the embeddings, the second pass of gradient caching: an inner
+        product in the place of the loss, whose gradient with respect to the parameters is that loss's.
+        """
         embeddings = self.embed(batch, clock)
         with torch.autocast(batch.index.device.type, enabled=False):
-            full = {name: x if x.dtype == torch.float64 else x.float() for name, x in embeddings.items()}
-            return self.loss(full, batch, clock)
+            full = {name: in_full_precision(x) for name, x in embeddings.items()}
+            if cotangents is None:
+                return self.loss(full, batch, clock)
+            total = torch.stack([(full[name] * cotangent).sum() for name, cotangent in cotangents.items()]).sum()
+            return StepOutput(total, total.detach(), {}, {})
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         """EMA, centre, queue: called once per optimizer step, with the carries of its micro-batches."""
 
+    def check_batch(self, batch_size: int, micro_batch_size: int, num_ranks: int) -> None:
+        """Called before anything starts. Raises UserError where the global batch, or how it is split, does not fit."""
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What the optimizer moves, by name: not the networks that follow by EMA."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
     def param_groups(self) -> list[ParamGroup]:
         """Matrices with weight decay; biases, norms and other vectors without (MAE, DINO, SimCLR's LARS)."""
-        trainable = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        matrices = {name: p for name, p in trainable.items() if p.ndim > 1}
-        vectors = {name: p for name, p in trainable.items() if p.ndim <= 1}
+        matrices = {name: p for name, p in self.trainable().items() if p.ndim > 1}
+        vectors = {name: p for name, p in self.trainable().items() if p.ndim <= 1}
         return [ParamGroup(matrices), ParamGroup(vectors, wd_scale=0.0)]
 
     @property

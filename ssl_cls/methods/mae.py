@@ -139,10 +139,12 @@ class MAE(Method):
         return (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        error = (embeddings["prediction"] - self.target(batch.views["global"][0])).square().mean(-1)  # [B, L]
-        mask = embeddings["mask"]
+        target, mask = self.target(batch.views["global"][0]), embeddings["mask"]
+        error = (embeddings["prediction"] - target).square().mean(-1)  # [B, L]
         loss = (error * mask).sum() / mask.sum()  # masked patches only
-        return StepOutput(loss, embeddings["visible"].detach(), {}, {})
+        blind = ((target - target.mean(-1, keepdim=True)).square().mean(-1) * mask).sum() / mask.sum()
+        logs = {"chance_loss": blind.detach()}  # of each patch's own mean, the best of flat predictions
+        return StepOutput(loss, embeddings["visible"].detach(), logs, {})
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch, clock: Clock) -> tuple[Tensor, Tensor]:

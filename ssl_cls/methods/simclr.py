@@ -1,18 +1,20 @@
 """SimCLR (Chen et al. 2020): two views of an image attract, all other views of the batch repel."""
 
+import math
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_cls.augment import presets
-from ssl_cls.augment.view import View, expand
+from ssl_cls.augment.view import View, is_pair
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
-from ssl_cls.distributed import gather, rank
+from ssl_cls.distributed import gather, num_ranks, rank
 from ssl_cls.methods.base import Method, StepOutput
+from ssl_cls.methods.heads import mlp
 from ssl_cls.spec import Count, Positive, spec
 
 
@@ -26,8 +28,7 @@ class SimCLRConfig:
         return presets.simclr(size, channels)
 
     def check_views(self, views: tuple[View, ...]) -> str | None:
-        same = len(expand(views)) == 2 and all(view.kind == "global" for view in views)
-        return None if same else "SimCLR needs exactly two global views (one view with count: 2)"
+        return None if is_pair(views) else "SimCLR needs exactly two global views (one view with count: 2)"
 
     def build(self, backbone: Backbone, num_classes: int | None) -> "SimCLR":
         return SimCLR(self, backbone)
@@ -49,15 +50,6 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, positive)
 
 
-def projection_head(in_dim: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear -> batch norm, ReLU between layers; batch norm on the output too, as in the authors' code."""
-    layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Linear(in_dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
-        in_dim = width
-    return nn.Sequential(*layers[:-1])
-
-
 class SimCLR(Method):
     batch_coupled = True
 
@@ -65,14 +57,18 @@ class SimCLR(Method):
         super().__init__()
         self.temperature = config.temperature
         self.backbone = backbone
-        self.projector = projection_head(backbone.dim, config.projector)
+        self.projector = mlp(backbone.dim, config.projector, output_norm="batch")  # on the output too: authors' code
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         h = self.backbone(torch.cat(batch.views["global"]))  # [2N, dim]: both views share one batch norm
-        return {"h": h, "z": self.projector(h)}
+        pairs = {"h": h, "z": self.projector(h)}
+        return {name: x.unflatten(0, (2, -1)).transpose(0, 1) for name, x in pairs.items()}  # [N, 2, width]
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        z = torch.stack(F.normalize(embeddings["z"], dim=1).chunk(2))  # [2, N, D]
+        z = F.normalize(embeddings["z"], dim=2).transpose(0, 1)  # [2, N, D]
         loss = nt_xent(z, self.temperature)
         alignment = (z[0] * z[1]).sum(1).mean().detach()
-        return StepOutput(loss, embeddings["h"].detach(), {"positive_similarity": alignment}, {})
+        chance = math.log(2 * len(z[0]) * num_ranks() - 1)  # of every candidate being as likely
+        logs = {"positive_similarity": alignment, "chance_loss": torch.full_like(alignment, chance)}
+        h = embeddings["h"].detach().transpose(0, 1).flatten(0, 1)  # [2N, dim]
+        return StepOutput(loss, h, logs, {}, z.detach().flatten(0, 1))

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,4 +59,5 @@ class Supervised(Method):
         logits = embeddings["logits"]  # [N, classes]
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         top1 = (logits.argmax(1) == batch.labels).to(logits.dtype).mean()
-        return StepOutput(loss, embeddings["h"].detach(), {"train_top1": 100 * top1}, {})
+        logs = {"train_top1": 100 * top1, "chance_loss": torch.full_like(top1, logits.shape[1]).log()}
+        return StepOutput(loss, embeddings["h"].detach(), logs, {})

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from ssl_cls.data import arrays, catalog, fetch
 from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.formats.idx import read_idx
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 
@@ -130,12 +131,12 @@ HOSTILE = {
 
 def test_idx_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(GOOD)
-    assert arrays.read_idx(tmp_path / "x", 3).tolist() == np.arange(24).reshape(2, 3, 4).tolist()
+    assert read_idx(tmp_path / "x", 3).tolist() == np.arange(24).reshape(2, 3, 4).tolist()
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_idx_with_a_lie_in_it_is_refused(tmp_path: Path, hostile: str) -> None:
     (tmp_path / "x").write_bytes(HOSTILE[hostile])
     with pytest.raises(UserError) as refused:
-        arrays.read_idx(tmp_path / "x", 3)
+        read_idx(tmp_path / "x", 3)
     assert refused.value.where == str(tmp_path / "x")

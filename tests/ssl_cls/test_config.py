@@ -202,14 +202,26 @@ def surface(annotation: object, section: str = "recipe") -> dict[str, str]:
 
 SURFACE = {
     "recipe": "name seed data backbone method views optim train health run",
-    "data": "source path workers max_bad_fraction",
+    "data": "source path workers max_bad_fraction labels window",
     "backbone": "name pooling args",
     "method=simclr": "name temperature projector",
+    "method=moco": "name temperature momentum queue projector symmetric norm_splits",
+    "method=mocov3": "name temperature momentum projector predictor_dim",
+    "method=byol": "name momentum projector predictor",
+    "method=simsiam": "name projector predictor",
+    "method=dino": "name head student_temperature teacher_temperature centre_momentum momentum "
+    "freeze_prototypes_epochs",
+    "head": "hidden_dim bottleneck_dim prototypes norm_last_layer",
+    "teacher_temperature": "start end warmup_epochs",
+    "method=dinov2": "name head patch_head centering student_temperature teacher_temperature centre_momentum momentum "
+    "freeze_prototypes_epochs mask_ratio patch_weight koleo_weight layer_decay patch_embed_lr",
+    "patch_head": "hidden_dim bottleneck_dim prototypes norm_last_layer",
     "method=mae": "name mask_ratio decoder_dim decoder_depth decoder_heads norm_pixels",
     "method=supervised": "name label_smoothing",
     "views": "kind count size scale ratio interpolation pad rotate flip brightness contrast saturation hue "
     "jitter_p gray blur blur_sigma solarize",
-    "optim": "name lr base_lr weight_decay warmup_epochs min_lr momentum betas clip",
+    "optim": "name lr base_lr weight_decay final_weight_decay warmup_epochs min_lr momentum betas trust_coefficient "
+    "trust_clip clip",
     "clip": "norm per",
     "train": "epochs batch_size micro_batch_size precision deterministic",
     "health": "stop",

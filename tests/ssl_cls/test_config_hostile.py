@@ -79,7 +79,7 @@ HOSTILE = [  # (what is replaced in GOOD, by what, the fault after "r.yaml:")
     ("seed: 3", "seed: 3.0", "2: seed: must be a whole number (got 3.0)"),
     ("seed: 3", "seed:", "2: seed: must be a whole number (got null)"),
     ("seed: 3", "seed: 0x10", '2: seed: must be a whole number (got "0x10")'),
-    ("digits,", "digit,", "3: data.source: must be one of fashion_mnist, digits, folder"),
+    ("digits,", "digit,", "3: data.source: must be one of fashion_mnist, digits, mnist,"),
     ("workers: auto", "workers: -2", "3: data.workers: must be at least 0 or auto (got -2)"),
     ("workers: auto", "workers: many", '3: data.workers: must be a whole number or auto (got "many")'),
     ("workers: auto", "max_bad_fraction: 2", "3: data.max_bad_fraction: must be at most 1 (got 2)"),

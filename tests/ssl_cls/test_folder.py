@@ -14,9 +14,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resized_crop
 
-from ssl_cls.data import catalog, scan
+from ssl_cls.data import catalog, headers, scan
 from ssl_cls.data.catalog import DataConfig
-from ssl_cls.data.folder import Folder, open_folder
+from ssl_cls.data.files import Files
+from ssl_cls.data.own import open_own
 from ssl_cls.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -39,14 +40,14 @@ def place(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def alone(path: Path, image: Image.Image, **options: object) -> Folder:
+def alone(path: Path, image: Image.Image, **options: object) -> Files:
     """A folder whose train split is this image, beside unrelated val and test images of the same kind."""
     for split in ("train", "val", "test"):
         place(path.parent / split / path.name, image, **options)
-    return open_folder(path.parent, "train", 0.0)
+    return open_own(path.parent, "train", 0.0)
 
 
-def whole(source: Folder, index: int = 0, size: int | None = None) -> Tensor:
+def whole(source: Files, index: int = 0, size: int | None = None) -> Tensor:
     """The image as it is, if it is square."""
     indices = torch.tensor([index])
     sizes = source.sizes(indices)
@@ -78,7 +79,7 @@ def test_crops_are_torchvisions(tmp_path: Path, channels: int, interpolation: st
 def test_a_batch_is_its_images(tmp_path: Path) -> None:
     for number in range(40):
         place(tmp_path / f"{number}.png", noise(20 + number, 30))
-    source = open_folder(tmp_path, "train", 0.0)
+    source = open_own(tmp_path, "train", 0.0)
     index = torch.tensor([4, 0, 4, 9])
     boxes = torch.tensor([[1, 2, 10, 11], [0, 0, 20, 30], [3, 4, 5, 6], [0, 1, 19, 20]]).float()
     together = source.crops(index, [boxes, boxes / 2], [8, 4], "bilinear")
@@ -172,11 +173,11 @@ def test_a_transparent_palette_goes_onto_white(tmp_path: Path) -> None:
 def test_one_colour_image_makes_all_of_them_rgb(tmp_path: Path) -> None:
     for number in range(30):
         place(tmp_path / f"{number}.png", noise(6, 6, 1))
-    assert open_folder(tmp_path, "train", 0.0).channels == 1
-    first = open_folder(tmp_path, "train", 0.0)
+    assert open_own(tmp_path, "train", 0.0).channels == 1
+    first = open_own(tmp_path, "train", 0.0)
     grey = whole(first)
     place(tmp_path / "new.png", noise(6, 6))
-    second = open_folder(tmp_path, "train", 0.0)
+    second = open_own(tmp_path, "train", 0.0)
     assert second.channels == len(second.mean) == len(second.std) == 3
     assert torch.equal(whole(second), grey.expand(3, -1, -1))
 
@@ -193,28 +194,25 @@ def photos(root: Path, per_class: int = 60) -> Path:
 
 
 def paths(root: Path, split: str) -> dict[str, int]:
-    source = open_folder(root, split, 0.0)
+    source = open_own(root, split, 0.0)
     labels = source.labels(torch.arange(len(source))).tolist()
-    return {os.fsdecode(bytes(path)): label for path, label in zip(source._index.paths, labels, strict=True)}
+    return dict(zip(source.paths(), labels, strict=True))
 
 
 def test_classes_are_the_first_folders_at_any_depth(tmp_path: Path) -> None:
     found = paths(photos(tmp_path), "train")
     assert {path: ["cat", "dog", "eel"].index(path.split("/")[0]) for path in found} == found
-    source = open_folder(tmp_path, "train", 0.0)
+    source = open_own(tmp_path, "train", 0.0)
     assert (source.class_names, source.num_classes) == (["cat", "dog", "eel"], 3)
     assert list(found) == sorted(found)
 
 
-def test_carved_splits_are_disjoint_whole_and_stay_when_images_come(tmp_path: Path) -> None:
+def test_held_out_splits_are_disjoint_whole_and_of_every_class(tmp_path: Path) -> None:
     photos(tmp_path)
-    before = {split: set(paths(tmp_path, split)) for split in ("train", "val", "test")}
-    assert sum(map(len, before.values())) == len(set.union(*before.values())) == 180
-    assert 0.1 < len(before["test"]) / 180 < 0.3
-    assert 0.03 < len(before["val"]) / 180 < 0.15
-    photos(tmp_path, 90)
-    after = {split: set(paths(tmp_path, split)) for split in ("train", "val", "test")}
-    assert all(before[split] <= after[split] for split in before)
+    found = {split: paths(tmp_path, split) for split in ("train", "val", "test")}
+    assert len({path for own in found.values() for path in own}) == sum(map(len, found.values())) == 180
+    assert Counter(found["test"].values()) == dict.fromkeys(range(3), 12)  # a fifth of 60
+    assert sorted(Counter(found["val"].values()).values()) == [4, 5, 5]  # a tenth of 48, and of 144
 
 
 def test_given_splits_are_kept_and_missing_ones_carved_from_train(tmp_path: Path) -> None:
@@ -233,14 +231,14 @@ def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
     for name in ("bus", "train"):
         for number in range(20):
             place(tmp_path / name / f"{number}.png", noise(5, 5))
-    assert open_folder(tmp_path, "train", 0.0).class_names == ["bus", "train"]
+    assert open_own(tmp_path, "train", 0.0).class_names == ["bus", "train"]
 
 
 @pytest.mark.parametrize("folder", [".", "all"])
 def test_no_or_one_folder_means_no_labels(tmp_path: Path, folder: str) -> None:
     for number in range(30):
         place(tmp_path / folder / f"{number}.png", noise(5, 5))
-    source = open_folder(tmp_path, "train", 0.0)
+    source = open_own(tmp_path, "train", 0.0)
     assert (source.class_names, source.num_classes) == (None, None)
     assert set(source.labels(torch.arange(len(source))).tolist()) == {-1}
 
@@ -249,7 +247,7 @@ def test_a_class_without_training_images_is_refused(tmp_path: Path) -> None:
     photos(tmp_path / "train", 3)
     place(tmp_path / "test" / "fox" / "1.png", noise(5, 5))
     with pytest.raises(UserError, match="none in train/") as refused:
-        open_folder(tmp_path, "train", 0.0)
+        open_own(tmp_path, "train", 0.0)
     assert refused.value.where == "fox"
 
 
@@ -272,7 +270,7 @@ def test_names_that_are_not_text_are_read_and_shown_safely(tmp_path: Path) -> No
         place(tmp_path / broken / f"{number}.png", noise(5, 5))
     bad = tmp_path / broken / "bad.png"
     bad.write_bytes(b"not a png")
-    sources = [open_folder(tmp_path, split, 1.0) for split in ("train", "val", "test")]
+    sources = [open_own(tmp_path, split, 1.0) for split in ("train", "val", "test")]
     for source in sources:
         source.crops(
             torch.arange(len(source)),
@@ -288,18 +286,18 @@ def test_names_that_are_not_text_are_read_and_shown_safely(tmp_path: Path) -> No
 
 def test_the_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
     photos(tmp_path, 5)
-    before = open_folder(tmp_path, "train", 0.0).fingerprint
-    assert open_folder(tmp_path, "train", 0.0).fingerprint == before
+    before = open_own(tmp_path, "train", 0.0).fingerprint
+    assert open_own(tmp_path, "train", 0.0).fingerprint == before
     os.utime(tmp_path / next(iter(paths(tmp_path, "train"))), ns=(1, 1))
-    assert open_folder(tmp_path, "train", 0.0).fingerprint != before
+    assert open_own(tmp_path, "train", 0.0).fingerprint != before
 
 
 def test_headers_are_read_once_for_all_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos(tmp_path, 20)
-    read, original = [], scan.read_header
-    monkeypatch.setattr(scan, "read_header", lambda path: (read.append(path), original(path))[1])
+    read, original = [], headers.read_header
+    monkeypatch.setattr(headers, "read_header", lambda path: (read.append(path), original(path))[1])
     for split in ("train", "val", "test", "train"):
-        open_folder(tmp_path, split, 0.0)
+        open_own(tmp_path, split, 0.0)
     assert len(read) == 60
 
 
@@ -319,7 +317,7 @@ def test_an_image_cut_short_is_replaced_by_the_next_of_its_class(tmp_path: Path)
             place(tmp_path / "test" / name / f"{number}.jpg", noise(40, 80))
     for damaged in ("a/1", "a/3", "b/3"):
         truncated(tmp_path / "train" / f"{damaged}.jpg")
-    source = open_folder(tmp_path, "train", 0.0)
+    source = open_own(tmp_path, "train", 0.0)
     assert source.bad == []  # the headers are whole
     index = torch.arange(8)
     sizes = source.sizes(index)
@@ -341,12 +339,12 @@ def test_headers_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) ->
     for name, content in {"a": b"", "b": b"\x89PNG\r\n\x1a\n", "c": b"GIF89a", "d": bytes(999)}.items():
         (tmp_path / "train" / "cat" / f"{name}.png").write_bytes(content)
     (tmp_path / "train" / "cat" / "nowhere.png").symlink_to("missing")
-    source = open_folder(tmp_path, "train", 0.03)
+    source = open_own(tmp_path, "train", 0.03)
     assert len(source) == 180
     names = [line.split(":")[0] for line in source.bad]
     assert names == [f"train/cat/{name}.png" for name in ("a", "b", "c", "d", "nowhere")]
     with pytest.raises(UserError, match=r"5 of 185 images cannot be read, more than 2.00%") as refused:
-        open_folder(tmp_path, "train", 0.02)
+        open_own(tmp_path, "train", 0.02)
     assert "train/cat/a.png: " in refused.value.what
     assert "max_bad_fraction" in refused.value.fix
 
@@ -356,7 +354,7 @@ def test_an_image_that_would_fill_the_memory_is_an_error(tmp_path: Path, monkeyp
         place(tmp_path / f"{number}.png", noise(5, 5))
     place(tmp_path / "bomb.png", Image.new("L", (60, 20)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow itself only warns up to twice of it
-    bad = [line for split in ("train", "val", "test") for line in open_folder(tmp_path, split, 1.0).bad]
+    bad = [line for split in ("train", "val", "test") for line in open_own(tmp_path, split, 1.0).bad]
     assert [line.split(":")[0] for line in bad] == ["bomb.png"]
 
 
@@ -379,7 +377,7 @@ def test_damaged_bytes_never_crash(tmp_path: Path) -> None:
             path = tmp_path / f"{ending}{trial}.{ending}"
             path.write_bytes(content)
     for split in ("train", "val", "test"):
-        source = open_folder(tmp_path, split, 1.0)
+        source = open_own(tmp_path, split, 1.0)
         boxes = torch.cat((torch.zeros(len(source), 2), source.sizes(torch.arange(len(source)))), 1)
         crops = source.crops(torch.arange(len(source)), [boxes], [8], "bilinear")[0]
         assert crops.shape == (len(source), source.channels, 8, 8)
@@ -408,7 +406,7 @@ def test_folders_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UserError, match="Permission denied"):
-        open_folder(tmp_path / "photos", "train", 0.0)
+        open_own(tmp_path / "photos", "train", 0.0)
 
 
 def test_a_folder_needs_a_path() -> None:
@@ -423,4 +421,4 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "val" / "cat" / "0.png", tmp_path / "test" / "cat" / "0.png")
     (tmp_path / "test" / "cat" / "0.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 13 images is in the test split"):
-        open_folder(tmp_path, "test", 1.0)
+        open_own(tmp_path, "test", 1.0)

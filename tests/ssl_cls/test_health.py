@@ -35,8 +35,78 @@ def test_dimensional_collapse_shows_in_the_rank_though_the_spread_looks_fine() -
     assert figures["effective_rank"] < 1.2
 
 
-def test_the_verdict_needs_several_logged_steps_in_a_row() -> None:
-    low, high = {"effective_rank": 1.1}, {"effective_rank": 20.0}
-    assert verdict([low] * 4) is None
-    assert verdict([low] * 5 + [high]) is None
-    assert "1.10" in str(verdict([high] + [low] * 5))
+def run(count: int, every: int = 10, **figures: float) -> list[dict[str, float]]:
+    """Logged rows of a run in which all is well, but for `figures`."""
+    well = {"loss": 3.0, "chance_loss": 6.2, "embedding_std": 0.7, "effective_rank": 40.0, "lr": 1e-3}
+    well |= {"projection_std": 0.9, "projection_rank": 30.0, "teacher_entropy": 0.7, "prototype_entropy": 0.95}
+    return [{**well, **figures, "step": every * (number + 1)} for number in range(count)]
+
+
+def then(rows: list[dict[str, float]], more: list[dict[str, float]]) -> list[dict[str, float]]:
+    return rows + [{**row, "step": rows[-1]["step"] + row["step"]} for row in more]
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "said"),
+    [
+        ("embedding_std", 0.001, "all images have one embedding"),
+        ("projection_std", 0.001, "all images have one projection"),
+        ("effective_rank", 1.1, "features vary along one direction"),
+        ("projection_rank", 4.0, "projections vary along few directions"),
+        ("prototype_entropy", 0.02, "the same few prototypes"),
+        ("teacher_entropy", 0.9999, "targets are uniform"),
+    ],
+)
+def test_each_collapse_is_named_with_its_figure(figure: str, value: float, said: str) -> None:  # X22
+    rows = then(run(3), run(5, **{figure: value}))
+    found = verdict(rows)
+    assert found.state == "collapsed"
+    assert said in found.reason
+    assert f"{figure} {value:.3g} at step {rows[-1]['step']}" in found.reason
+    assert found.advice
+
+
+def test_a_loss_at_chance_long_after_the_peak_of_the_rate_is_not_learning() -> None:
+    stuck = run(25, loss=6.19)
+    stuck[3]["lr"] = 1e-2
+    assert verdict(stuck).state == "not learning"
+    assert "6.19 of 6.2 at step 250" in verdict(stuck).reason
+    assert verdict(then(run(20), run(5, loss=50.0))).state == "not learning"  # diverged
+
+
+def test_a_loss_at_chance_is_no_complaint_early_nor_while_the_rate_still_rises() -> None:
+    assert verdict(run(15, loss=6.2)).state == "healthy"
+    rising = [{**row, "lr": 1e-5 * row["step"]} for row in run(60, loss=6.2)]
+    assert verdict(rising).state == "healthy"
+
+
+def test_negative_and_zero_chance_losses_are_understood() -> None:
+    """SimSiam's is 0, of a loss that ends at -1."""
+    assert verdict(run(30, loss=-0.001, chance_loss=0.0)).state == "not learning"
+    assert verdict(run(30, loss=-0.2, chance_loss=0.0)).state == "healthy"
+
+
+def test_no_complaint_before_it_has_held_for_fifty_steps_and_five_rows() -> None:
+    low = {"effective_rank": 1.1}
+    assert verdict(run(4, **low)).state == "healthy"
+    assert verdict(run(40, every=1, **low)).state == "healthy"
+    assert verdict(run(4, every=100, **low)).state == "healthy"
+    assert verdict(then(run(5, **low), run(1))).state == "healthy"
+    assert verdict(then(run(9), run(4, **low))).state == "healthy"
+    assert verdict(run(5, **low)).state == "collapsed"
+
+
+def test_a_small_projection_has_a_small_rank_in_health() -> None:
+    assert verdict(run(10, projection_rank=4.0)).state == "healthy"
+
+
+def test_rows_of_observers_and_missing_figures_are_no_trouble() -> None:
+    assert verdict([]).state == "healthy"
+    assert verdict([{"step": 10, "val_knn_top1": 80.0}]).state == "healthy"
+    bare = [{"step": row["step"], "loss": 1.0} for row in run(30)]
+    assert verdict(bare) == ("healthy", "loss 1 at step 300", "")
+
+
+def test_the_verdict_in_words() -> None:
+    text = str(verdict(run(8, embedding_std=0.0)))
+    assert text.startswith("collapsed: all images have one embedding (embedding_std 0 at step 80); try a tenth")

@@ -40,6 +40,16 @@ def test_lars_steps_by_a_fraction_of_the_weight_whatever_the_gradient(weight_dec
         assert float(moved["layer.weight"].norm() / weight) == pytest.approx(0.5 * 0.001, rel=2e-3)
 
 
+def test_clipped_lars_moves_a_matrix_by_its_trust_or_the_rate_whichever_is_less() -> None:
+    """The rule of LARC, which solo-learn's CIFAR recipes use with a coefficient of .02."""
+    config = OptimConfig("lars", lr=0.5, trust_coefficient=0.02, trust_clip=True)
+    weight = Toy().layer.weight.detach().norm()
+    gradient = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    large, small = (step(Toy(), config, scale, Clock(0, 10, 10))["layer.weight"] for scale in (100.0, 1e-4))
+    assert float(large.norm() / weight) == pytest.approx(0.02, rel=1e-3)
+    torch.testing.assert_close(small, -0.5 * 1e-4 * gradient)
+
+
 def test_lars_leaves_vectors_to_plain_sgd() -> None:  # X6
     moved = step(Toy(), OptimConfig("lars", lr=0.5, weight_decay=1e-2), 3.0, Clock(0, 10, 10))
     gradient = 3.0 * torch.randn(5, generator=torch.Generator().manual_seed(1))
@@ -73,6 +83,29 @@ def test_only_matrices_decay_and_the_rate_is_what_apply_says() -> None:  # X5
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {id(method.layer.weight): 0.02, id(method.layer.bias): 0.0}
     assert {group["lr"] for group in optimizer.param_groups} == {0.05}
+
+
+def test_weight_decay_follows_half_a_cosine_where_it_is_not_zero() -> None:  # 1.3
+    config, method = OptimConfig("adamw", lr=0.1, weight_decay=0.04, final_weight_decay=0.4), Toy()
+    optimizer = optim.build(config, method)
+    for step, decay in ((0, 0.04), (50, 0.22), (100, 0.4)):
+        optim.apply(optimizer, config, Clock(step, 100, 10), 256)
+        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+        assert decays[id(method.layer.weight)] == pytest.approx(decay)
+        assert decays[id(method.layer.bias)] == 0
+
+
+def test_a_constant_rate_is_the_peak_in_the_warmup_and_at_the_end() -> None:  # 2.5
+    class Constant(Toy):
+        def param_groups(self) -> list[ParamGroup]:
+            weight, bias = {"layer.weight": self.layer.weight}, {"layer.bias": self.layer.bias}
+            return [ParamGroup(weight), ParamGroup(bias, lr_scale=0.5, constant_lr=True)]
+
+    config, method = OptimConfig("sgd", base_lr=0.1, warmup_epochs=2), Constant()
+    optimizer = optim.build(config, method)
+    for step, rate in ((0, 0.0), (10, 0.1), (20, 0.2), (100, 0.0)):
+        optim.apply(optimizer, config, Clock(step, 100, 10), 512)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, 0.1])
 
 
 @pytest.mark.parametrize("method", ["simclr", "mae"])

@@ -17,7 +17,8 @@ from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.batch import Batch
-from ssl_cls.data.folder import Folder, open_folder
+from ssl_cls.data.files import Files
+from ssl_cls.data.own import open_own
 from ssl_cls.data.sampler import batch_indices
 from ssl_cls.data.source import Source
 from ssl_cls.data.stream import Stream
@@ -42,7 +43,7 @@ VIEWS = (
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """20 training images of two classes and mixed sizes; two of the first class are cut short."""
     root, generator = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for split, count in (("train", 10), ("val", 1), ("test", 1)):
@@ -54,12 +55,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     for number in (2, 9):
         path = root / "train" / "a" / f"{number}.jpg"
         path.write_bytes(path.read_bytes()[:900])
-    return open_folder(root, "train", 0.0)
+    return open_own(root, "train", 0.0)
 
 
-def reopened(source: Folder) -> Folder:
+def reopened(source: Files) -> Files:
     """As another process would see it: with nothing found to be bad."""
-    return open_folder(source.root, "train", 0.0)
+    return open_own(source.store.root, "train", 0.0)
 
 
 def array() -> Arrays:
@@ -94,19 +95,19 @@ def digests(source: Source, steps: range, ranks: int, **options: object) -> list
 
 
 @pytest.fixture(scope="module")
-def expected(photos: Folder) -> list[list[str]]:
+def expected(photos: Files) -> list[list[str]]:
     return digests(reopened(photos), range(5), 1, workers=0)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_pixels_do_not_depend_on_workers_or_ranks(
-    photos: Folder, expected: list[list[str]], ranks: int, workers: int
+    photos: Files, expected: list[list[str]], ranks: int, workers: int
 ) -> None:
     assert digests(reopened(photos), range(3), ranks, workers=workers) == expected[:3]
 
 
-def test_nor_on_micro_batches(photos: Folder, expected: list[list[str]]) -> None:
+def test_nor_on_micro_batches(photos: Files, expected: list[list[str]]) -> None:
     assert digests(reopened(photos), range(3), 2, workers=0, micro_batches=2) == expected[:3]
 
 
@@ -115,13 +116,13 @@ def test_nor_does_an_array(ranks: int, micro_batches: int) -> None:
     assert digests(array(), range(3), ranks, micro_batches=micro_batches) == digests(array(), range(3), 1)
 
 
-def test_a_stream_can_begin_anywhere(photos: Folder, expected: list[list[str]]) -> None:
+def test_a_stream_can_begin_anywhere(photos: Files, expected: list[list[str]]) -> None:
     """Steps 3 and 4 lie in the second epoch; the damaged images that 0 to 2 met are not known here."""
     assert digests(reopened(photos), range(3, 5), 1, workers=1) == expected[3:]
     assert digests(array(), range(2, 5), 1) == digests(array(), range(5), 1)[2:]
 
 
-def test_batches_are_what_the_sampler_says(photos: Folder) -> None:
+def test_batches_are_what_the_sampler_says(photos: Files) -> None:
     for source in (array(), reopened(photos)):
         own = stream(source, workers=0)
         assert own.steps_per_epoch == len(source) // BATCH
@@ -140,7 +141,7 @@ def test_views_of_an_array_are_those_of_its_pixels() -> None:
     assert all(torch.equal(a, b) for kind in views for a, b in zip(views[kind], batch.views[kind], strict=True))
 
 
-def test_views_of_files_are_cut_along_the_drawn_boxes(photos: Folder) -> None:
+def test_views_of_files_are_cut_along_the_drawn_boxes(photos: Files) -> None:
     source = reopened(photos)
     augment = Augment(VIEWS, source.mean, source.std)
     (batch,) = next(stream(source, workers=0).batches(0, 1))
@@ -157,7 +158,7 @@ def test_labels_come_only_where_they_are_needed() -> None:
     assert next(stream(array(), needs_labels=False).batches(0, 1))[0].labels is None
 
 
-def test_torchs_own_random_state_is_left_alone(photos: Folder) -> None:
+def test_torchs_own_random_state_is_left_alone(photos: Files) -> None:
     before = torch.get_rng_state()
     for source, workers in ((array(), 0), (reopened(photos), 0), (reopened(photos), 1)):
         list(stream(source, workers=workers).batches(0, 2))
@@ -165,7 +166,7 @@ def test_torchs_own_random_state_is_left_alone(photos: Folder) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_bad_images_end_the_stream(photos: Folder, workers: int) -> None:
+def test_too_many_bad_images_end_the_stream(photos: Files, workers: int) -> None:
     batches = stream(reopened(photos), workers=workers, max_bad_fraction=0.05).batches(0, 4)
     with pytest.raises(UserError, match=r"2 of 20 images cannot be read, more than 5.00%") as refused:
         list(batches)
@@ -174,20 +175,20 @@ def test_too_many_bad_images_end_the_stream(photos: Folder, workers: int) -> Non
     assert len(list(stream(reopened(photos), workers=workers, max_bad_fraction=0.1).batches(0, 4))) == 4
 
 
-def test_a_class_of_nothing_but_bad_images_is_the_users_error_from_a_worker_too(photos: Folder, tmp_path: Path) -> None:
+def test_a_class_of_nothing_but_bad_images_is_the_users_error_from_a_worker_too(photos: Files, tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         for name in ("a", "b"):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(4):
-                content = (photos.root / "train" / "b" / f"{number}.jpg").read_bytes()
+                content = (photos.store.root / "train" / "b" / f"{number}.jpg").read_bytes()
                 (tmp_path / split / name / f"{number}.jpg").write_bytes(content[:900] if name == "b" else content)
-    source = open_folder(tmp_path, "train", 0.0)
+    source = open_own(tmp_path, "train", 0.0)
     with pytest.raises(UserError, match="no image of one label can be decoded") as refused:
         list(stream(source, workers=1, max_bad_fraction=1.0).batches(0, 1))
     assert refused.value.where == str(tmp_path)
 
 
-def test_signals_to_the_process_group_do_not_end_the_workers(photos: Folder, expected: list[list[str]]) -> None:
+def test_signals_to_the_process_group_do_not_end_the_workers(photos: Files, expected: list[list[str]]) -> None:
     batches = stream(reopened(photos), workers=2).batches(0, 5)
     found = [joined([next(batches)])]
     workers = multiprocessing.active_children()
@@ -203,7 +204,7 @@ def test_signals_to_the_process_group_do_not_end_the_workers(photos: Folder, exp
         assert not worker.is_alive()
 
 
-def test_a_stream_left_early_leaves_no_process_behind(photos: Folder) -> None:
+def test_a_stream_left_early_leaves_no_process_behind(photos: Files) -> None:
     batches = stream(reopened(photos), workers=2).batches(0, 1000)
     next(batches)
     workers = multiprocessing.active_children()
@@ -214,7 +215,7 @@ def test_a_stream_left_early_leaves_no_process_behind(photos: Folder) -> None:
     assert not any(worker.is_alive() for worker in workers)
 
 
-def test_what_does_not_fit_is_refused(photos: Folder) -> None:
+def test_what_does_not_fit_is_refused(photos: Files) -> None:
     with pytest.raises(UserError, match="cannot be cut into 3 x 1 equal parts"):
         stream(array(), num_ranks=3)
     with pytest.raises(UserError, match="larger than the data"):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from ssl_cls.data import fetch
+from ssl_cls.data.entries import ENTRIES
 
 TOOL = Path(__file__).parents[2] / "tools" / "data.py"
 
@@ -31,7 +32,7 @@ def test_help_and_usage_errors_need_no_torch() -> None:
         "try: runpy.run_path(sys.argv[1], run_name='__main__')\n"
         "except SystemExit as end: print(end.code, sorted({'torch', 'ssl_cls', 'numpy'} & set(sys.modules)))"
     )
-    for arguments, status in ((["--help"], 0), (["get", "mnist"], 2), (["check", "folder"], 2)):
+    for arguments, status in ((["--help"], 0), (["get"], 2), (["verify", "folder"], 2)):
         done = subprocess.run(
             [sys.executable, "-c", program.replace("sys.argv[1]", repr(str(TOOL))), *arguments],
             capture_output=True,
@@ -72,7 +73,7 @@ def test_get_without_a_way_is_one_screen_and_status_2(
 
 
 def test_check_counts_and_measures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_process(monkeypatch, "check", "digits") == 0
+    assert in_process(monkeypatch, "verify", "digits") == 0
     rows = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
     table = {cells[1]: cells[2:-1] for cells in rows if len(cells) > 3}
     assert table["images"] == ["1,294", "144", "359"]
@@ -101,9 +102,57 @@ def test_check_names_every_damaged_image_and_fails(
     whole = (tmp_path / "7.png").read_bytes()
     (tmp_path / "7.png").write_bytes(whole[:-30])
     (tmp_path / "[red]8.png").write_bytes(b"")
-    assert in_process(monkeypatch, "check", "folder", "--dir", str(tmp_path)) == 1
+    assert in_process(monkeypatch, "verify", "folder", "--dir", str(tmp_path)) == 1
     said = capsys.readouterr().out
     assert "0.2000 0.2000 0.2000" in said
     bad = [line for line in said.splitlines() if line.startswith("cannot be read: ")]
     assert [line.split()[3] for line in sorted(bad)] == ["7.png:", "[red]8.png:"]
-    assert in_process(monkeypatch, "check", "folder", "--dir", str(tmp_path / "none")) == 2
+    assert in_process(monkeypatch, "verify", "folder", "--dir", str(tmp_path / "none")) == 2
+
+
+def test_every_data_set_is_listed_with_whether_it_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert in_process(monkeypatch, "list", "--dir", str(tmp_path)) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert set(ENTRIES) | {"name"} == set(rows)
+    assert "1,331,167" in rows["imagenet"]
+    assert rows["imagenet"].rstrip().endswith("by hand")
+    assert rows["fashion_mnist"].rstrip().endswith("by need")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_info_says_where_from_on_what_terms_and_what_is_wrong(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_process(monkeypatch, "info", name, "--dir", str(tmp_path)) == 0
+    said, entry = capsys.readouterr().out, ENTRIES[name]
+    assert entry.url in said
+    assert entry.licence in said
+    assert entry.how in said
+    assert all(path in said for path in entry.needs)
+    assert all(f"{file.url}  MD5 {file.md5 or 'unknown'}" in said for file in entry.get)
+    assert ("flips" in said) is not entry.flip
+
+
+def test_a_name_that_is_none_is_answered_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("info", "get", "verify"):
+        assert in_process(monkeypatch, command, "cifar-10") == 2
+        assert "did you mean cifar10?" in capsys.readouterr().err
+
+
+def test_verify_tells_when_counts_are_not_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("Forest", "River"):
+        (tmp_path / "eurosat" / "2750" / name).mkdir(parents=True)
+        for number in range(20):
+            image = Image.fromarray(np.full((9, 9, 3), 51, np.uint8))
+            image.save(tmp_path / "eurosat" / "2750" / name / f"{number}.jpg")
+    assert in_process(monkeypatch, "verify", "eurosat", "--dir", str(tmp_path)) == 1
+    said = capsys.readouterr().out
+    assert "40 images where 27,000 are published" in said
+    assert "2 classes where 10 are published" in said

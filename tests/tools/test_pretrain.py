@@ -44,7 +44,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrain")
     done = pretrain(folder)
     assert done.returncode == 0, done.stderr
+    (folder / "screen.txt").write_text(done.stdout)
     return folder
+
+
+def test_a_run_ends_with_a_verdict_on_screen_in_the_log_and_beside_its_encoder(finished: Path) -> None:
+    run = finished / "runs" / "tiny-seed1"
+    saved = json.loads((run / "encoder" / "provenance.json").read_text())["health"]
+    assert saved["state"] == "healthy"
+    assert "effective_rank" in saved["reason"]
+    said = f"healthy: {saved['reason']}"
+    assert said in (run / "log.txt").read_text()
+    assert said in (finished / "screen.txt").read_text()
 
 
 def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:

@@ -1,0 +1,180 @@
+"""Tables of images: CSV or JSON lines with path, label or labels, split, group, of which only path must be there."""
+
+import csv
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_cls.data.files import Store, below, shown
+from ssl_cls.data.listing import Found
+from ssl_cls.errors import UserError
+
+ENDINGS = (".csv", ".tsv", ".jsonl")
+_COLUMNS = ("path", "label", "labels", "split", "group")
+SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SEPARATOR = ";"  # between the labels of one image in a CSV file
+
+
+class Row(NamedTuple):
+    path: str
+    labels: tuple[str, ...] | None  # None: not labelled; () is an image that shows none of the classes
+    split: str
+    group: str
+
+
+class Table(NamedTuple):
+    columns: set[str]  # of `_COLUMNS`
+    rows: list[Row]
+
+
+def read(path: Path) -> Table:
+    """A manifest. Columns of other names are passed over, unless they look like one of these misspelt.
+
+    `labels` are separated by semicolons, or a JSON list, of which an empty one is an image that shows no class; an
+    empty cell is an image that is not labelled.
+
+    Raises:
+        UserError: not such a file; the line is named.
+    """
+    columns: set[str] = set()
+    rows = []
+    for where, values in _lines(path):
+        if not columns:
+            _refuse_misspelt(values, where)
+        columns |= {name for name in _COLUMNS if name in values}
+        rows.append(row_of(values, where))
+    if not rows:
+        raise UserError("the manifest has no rows", str(path), "give each image a row")
+    if {"label", "labels"} <= columns:
+        raise UserError("has both `label` and `labels`", str(path), "one class an image is `label`, several `labels`")
+    return Table(columns, rows)
+
+
+def list_manifest(path: Path) -> Found:
+    """The images that a manifest names, relative to the folder it is in.
+
+    Raises:
+        UserError: as `read`; also a path that is outside of that folder, or comes twice.
+    """
+    table = read(path)
+    names = [below(row.path, str(path)) for row in table.rows]
+    _refuse_twice(names, path)
+    store = Store(path.resolve().parent, np.array([os.fsencode(name) for name in names]))
+    unknown = Found(path.resolve().name, store, torch.full((len(names),), -1), None, [""] * len(names))
+    return annotate(unknown, table, path)
+
+
+def annotate(found: Found, table: Table, where: Path) -> Found:
+    """`found` with what a manifest says of its images; images it does not name have no label, split or group.
+
+    A column that the manifest does not have leaves what the images' places said.
+
+    Raises:
+        UserError: it names an image that is not there, or one twice.
+    """
+    numbers = {found.store.path(number): number for number in range(len(found.store))}
+    names = [below(row.path, str(where)) for row in table.rows]
+    _refuse_twice(names, where)
+    if absent := [name for name in names if name not in numbers]:
+        near = difflib.get_close_matches(absent[0], list(numbers)[:10_000], n=1)
+        raise UserError(
+            f"{len(absent)} of {len(names)} rows name an image that is not there, first {shown(absent[0])}",
+            str(where),
+            f"give paths relative to {found.store.root}" + (f", such as {shown(near[0])}" if near else ""),
+        )
+    rows: list[Row | None] = [None] * len(found.store)
+    for name, row in zip(names, table.rows, strict=True):
+        rows[numbers[name]] = row
+    if table.columns & {"label", "labels"}:
+        labels, class_names = encode([row.labels if row else None for row in rows], "labels" in table.columns)
+        found = found._replace(labels=labels, class_names=class_names)
+    if "split" in table.columns:
+        found = found._replace(splits=[row.split if row else "" for row in rows])
+    if "group" in table.columns:
+        found = found._replace(groups=[row.group if row else "" for row in rows])
+    return found
+
+
+def encode(labels: Sequence[tuple[str, ...] | None], several: bool) -> tuple[Tensor, list[str] | None]:
+    """Names of classes to labels as Listing has them, and the classes in order: of numbers by value, else by name."""
+    names = {name for own in labels if own for name in own}
+    numeric = all(name.isdecimal() for name in names)
+    classes = sorted(names, key=lambda name: (int(name) if numeric else 0, name))
+    numbers = {name: number for number, name in enumerate(classes)}
+    if not several:
+        return torch.tensor([numbers[own[0]] if own else -1 for own in labels]), classes or None
+    encoded = torch.full((len(labels), len(classes)), -1.0)
+    for row, own in enumerate(labels):
+        if own is not None:
+            encoded[row] = 0
+            encoded[row, [numbers[name] for name in own]] = 1
+    return encoded, classes or None
+
+
+def row_of(values: Mapping[str, Any], where: str) -> Row:
+    """One image from the values of its columns. `where` is what an error names."""
+    path = values.get("path")
+    if not isinstance(path, str) or not path:
+        raise UserError("a row without a path", where, "the columns are path, label or labels, split, group")
+    split = str(values.get("split") or "").strip().lower()
+    if split not in SPLITS:
+        raise UserError(f"{split[:60]!r} is no split", where, "it is train, val, test, or empty")
+    return Row(path, _labels(values, where), SPLITS[split], str(values.get("group") or ""))
+
+
+def _labels(values: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
+    label, several = values.get("label"), values.get("labels")
+    if isinstance(several, list) and all(isinstance(own, str | int) for own in several):
+        return tuple(dict.fromkeys(map(str, several)))
+    if isinstance(several, str):  # of CSV
+        return tuple(dict.fromkeys(own.strip() for own in several.split(_SEPARATOR) if own.strip())) or None
+    if several is None and (label is None or label == ""):
+        return None
+    if several is None and isinstance(label, str | int) and not isinstance(label, bool):
+        return (str(label).strip(),)
+    raise UserError("a label that is neither text nor a whole number, nor a list of such", where, "correct it")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row is, and its values by column."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            if path.suffix == ".jsonl":
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        values = json.loads(line)
+                        if not isinstance(values, dict):
+                            raise UserError("a line that is no JSON object", f"{path}:{number}", "correct it")
+                        yield f"{path}:{number}", values
+                return
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            for values in reader:
+                if None in values:
+                    raise UserError("more values than columns", f"{path}:{reader.line_num}", "quote values with commas")
+                yield f"{path}:{reader.line_num}", values
+    except FileNotFoundError:
+        raise UserError("there is no such manifest", str(path), "give the path of a .csv or .jsonl file") from None
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise UserError(f"not a manifest that can be read: {error}", str(path), "it is CSV or JSON lines") from error
+
+
+def _refuse_misspelt(values: dict[str, Any], where: str) -> None:
+    for name in values:
+        near = difflib.get_close_matches(str(name).strip().lower(), _COLUMNS, n=1, cutoff=0.75)
+        if name not in _COLUMNS and near and near[0] not in values:
+            raise UserError(f"a column {shown(str(name))!r}", where, f"did you mean {near[0]}?")
+
+
+def _refuse_twice(names: list[str], where: Path) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UserError(f"{shown(name)} comes twice", str(where), "give each image one row")
+        seen.add(name)

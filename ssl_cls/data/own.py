@@ -1,0 +1,58 @@
+"""A person's own images, recognised by their path: a folder, a manifest, tar shards, Parquet or .npz."""
+
+from pathlib import Path
+
+import torch
+
+from ssl_cls.data import manifest, npz, parquet, scan, shards
+from ssl_cls.data.arrays import Arrays
+from ssl_cls.data.files import Files
+from ssl_cls.data.folder import list_folder
+from ssl_cls.data.listing import Found, open_listing
+from ssl_cls.data.planes import Window
+from ssl_cls.errors import UserError
+
+
+def open_own(
+    path: Path,
+    split: str,
+    max_bad_fraction: float,
+    labels: Path | None = None,
+    window: Window | None = None,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> Arrays | Files:
+    """One split of the images at `path`; arrays are put on `device`.
+
+    labels: a manifest of some or all of these images, which adds to what their places say, or replaces it.
+    Without splits of their own, images are held out from train; see `splits.hold_out`.
+
+    Raises:
+        UserError: nothing there that can be read, or nothing of this split.
+    """
+    if path.suffix == ".npz":
+        if labels:
+            raise UserError("a .npz file has its labels in itself", "data.labels", "leave it out")
+        return npz.open_npz(path, split, window, device)
+    found = _found(path)
+    if labels:
+        found = manifest.annotate(found, manifest.read(labels), labels)
+    return open_listing(found.listing(), split, max_bad_fraction, window)
+
+
+def _found(path: Path) -> Found:
+    if path.suffix in manifest.ENDINGS and path.is_file():
+        return manifest.list_manifest(path)
+    for ending, read in ((".tar", shards.list_shards), (".parquet", parquet.list_parquet)):
+        if files := _files(path, ending):
+            return read(path.resolve().name, files)
+    return list_folder(path)
+
+
+def _files(path: Path, ending: str) -> list[Path]:
+    """`path`, or the files of that kind in it, if there is nothing beside them that could hold images."""
+    if not path.is_dir():
+        return [path] if path.suffix == ending else []
+    inner = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    if any(child.is_dir() or child.suffix.lower() in scan.ENDINGS for child in inner):
+        return []
+    return [child for child in inner if child.suffix == ending]

@@ -1,0 +1,46 @@
+"""Recipes whose parts do not fit each other, refused before anything starts."""
+
+import pytest
+
+from ssl_cls import config, plan
+from ssl_cls.data import catalog
+from ssl_cls.errors import UserError
+
+RECIPE = """
+name: misfit
+data: {source: digits}
+backbone: {name: vit_tiny_patch16_224, args: {patch_size: 4, embed_dim: 32, depth: 1, num_heads: 2}, pooling: cls}
+method: {name: dino, head: {hidden_dim: 8, bottleneck_dim: 8, prototypes: 16}}
+optim: {lr: 1.0e-3}
+train: {epochs: 1, batch_size: 32}
+"""
+
+
+def refusal(tmp_path, *overrides: str) -> UserError:
+    (tmp_path / "misfit.yaml").write_text(RECIPE)
+    recipe = config.load(tmp_path / "misfit.yaml", overrides)
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    with pytest.raises(UserError) as error:
+        plan.build_method(recipe, source, plan.make_plan(recipe, source, 1))
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("views", "where", "what"),
+    [
+        ("[{count: 2}, {kind: local, size: 32}]", "views", "local views are larger than the global ones, 28 pixels"),
+        ("[{count: 2}, {kind: local, size: 14}]", "views", "14 pixels are not a whole number of 4-pixel patches"),
+        ("[{count: 2}, {kind: local, size: 3}]", "views", "3 pixels are not a whole number"),
+        ("[{size: 28}, {size: 32}]", "views", "global views need one size, not [28, 32]"),
+    ],
+)
+def test_views_that_do_not_fit_the_backbone_or_each_other(tmp_path, views: str, where: str, what: str) -> None:
+    error = refusal(tmp_path, f"views={views}")
+    assert error.where == where
+    assert what in error.what
+
+
+def test_an_architecture_of_one_size_takes_no_local_views(tmp_path) -> None:
+    swin = "backbone={name: swin_tiny_patch4_window7_224, args: {embed_dim: 12, depths: [1], num_heads: [1]}}"
+    assert refusal(tmp_path, swin).where == "backbone.name"
