@@ -180,11 +180,11 @@ class Backbone(nn.Module):
 
     def require_size(self, size: int) -> None:
         """Raises UserError unless images of `size` pixels a side, smaller than its own, can pass through."""
-        if self.is_vit and size % self.patch_size:
+        if self.is_vit and size % (patch := self.patch_size):
             raise UserError(
-                f"local views of {size} pixels are not a whole number of {self.patch_size}-pixel patches",
+                f"local views of {size} pixels are not a whole number of {patch}-pixel patches",
                 "views",
-                f"use a size that {self.patch_size} divides, as {max(1, size // self.patch_size) * self.patch_size}",
+                f"give them a size that {patch} divides, as {max(1, round(size / patch)) * patch}",
             )
         if not self.is_vit and self.model.pretrained_cfg.get("fixed_input_size"):  # type: ignore[union-attr, operator]
             raise UserError(

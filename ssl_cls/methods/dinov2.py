@@ -18,7 +18,7 @@ from ssl_cls.distributed import gather, rank
 from ssl_cls.ema import ema_update, frozen_copy
 from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method, ParamGroup, StepOutput
-from ssl_cls.methods.dino import check_multi_crop, multi_crop
+from ssl_cls.methods.multi_crop import check_multi_crop, multi_crop
 from ssl_cls.methods.prototypes import (
     Centring,
     HeadConfig,
