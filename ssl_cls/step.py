@@ -94,7 +94,8 @@ class Step:
             with self._synchronised_if(number == len(batches) - 1):
                 pulled = self.wrapped(batch, clock, {name: split[number] for name, split in splits.items()})
                 self.accelerator.backward(pulled.loss)
-        return [output._replace(loss=output.loss.detach())]
+        carry = {name: x.detach() for name, x in output.carry.items()}
+        return [output._replace(loss=output.loss.detach(), embedding=output.embedding.detach(), carry=carry)]
 
     def _seed(self, clock: Clock, number: int, count: int) -> None:
         """Drop-path and dropout are stateful, so torch is seeded anew for each part of each global batch."""
