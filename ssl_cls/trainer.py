@@ -145,6 +145,7 @@ def pretrain(
                     **figures(outputs),
                     "lr": lr,
                     "grad_norm": float(norm),
+                    "weight_growth": float(step.weight_growth()),
                 }
                 if main:
                     run.append("metrics.jsonl", row)

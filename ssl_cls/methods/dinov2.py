@@ -167,8 +167,8 @@ class DINOv2(Method):
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         config, h = self.config, embeddings["h"]
-        teacher, patches = (embeddings[name].detach() for name in ("teacher", "teacher_patches"))
-        teacher = teacher.flatten(0, 1)  # [2N, K]; patches are [M, K]
+        teacher = embeddings["teacher"].detach().flatten(0, 1)  # [2N, K]
+        patches = embeddings["teacher_patches"].detach()  # [M, K]
         temperature = config.teacher_temperature.at(clock)
         targets = (self.centring or sinkhorn)(teacher, temperature)
         patch_targets = (self.patch_centring or sinkhorn)(patches, temperature)

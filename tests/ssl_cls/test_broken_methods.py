@@ -117,7 +117,9 @@ def run(
     for number, batches in enumerate(stream.batches(0, steps)):
         outputs, lr, _ = step(batches, Clock(number, planned.total_steps, planned.steps_per_epoch))
         if (number + 1) % 10 == 0:
-            found.rows.append({"step": number + 1, **trainer.figures(outputs), "lr": lr})
+            found.rows.append(
+                {"step": number + 1, **trainer.figures(outputs), "lr": lr, "weight_growth": float(step.weight_growth())}
+            )
             found.verdicts.append(health.verdict(found.rows))
             if found.verdicts[-1].state != "healthy":
                 break
