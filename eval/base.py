@@ -1,13 +1,16 @@
 """What an evaluator is, what it may know, and the row it answers with."""
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ssl_cls.data.source import Source
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,21 @@ class Evaluator(Protocol):
     def name(self) -> str: ...
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]: ...
+
+
+def option(default: T) -> T:
+    """A field that an evaluator's spec got later on: rows mention it only where it is not at its default.
+
+    So a row from before there was such a field still says exactly what was done.
+    """
+    return field(default=default, metadata={"later": True})  # type: ignore[return-value]
+
+
+def specification(evaluator: Evaluator) -> dict[str, Any]:
+    """The evaluator's spec as rows keep it, in JSON's types: what makes two evaluations the same."""
+    later = {one.name: one.default for one in fields(evaluator) if "later" in one.metadata}  # type: ignore[arg-type]
+    said = {key: value for key, value in asdict(evaluator).items() if later.get(key, ...) != value}  # type: ignore[call-overload]
+    return json.loads(json.dumps(said))  # type: ignore[no-any-return]
 
 
 def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> dict[str, Any]:

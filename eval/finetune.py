@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class FineTune:
     `optimism` has the test scores of the search's models too, which saw four fifths of the labels.
     """
 
-    name: str = "finetune/v1"
+    name: Literal["finetune/v1"] = "finetune/v1"
     n_labels: Count = 600
     draws: tuple[Natural, ...] = (0,)
     learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)

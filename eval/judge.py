@@ -4,28 +4,16 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, stem
+from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
 from eval.features import extract
-from eval.fewlabel import FewLabel
-from eval.finetune import FineTune
-from eval.knn import KNN
-from eval.linear import Linear
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
-
-EVALUATORS: dict[str, Evaluator] = {
-    "knn": KNN(),
-    "linear": Linear(),
-    "fewlabel": FewLabel(),
-    "finetune": FineTune(),
-}
 
 
 def judge(
@@ -45,7 +33,7 @@ def judge(
     answer = []
     for evaluator in evaluators:
         identity = {
-            "spec": json.loads(json.dumps(asdict(evaluator))),  # type: ignore[call-overload]
+            "spec": specification(evaluator),
             "encoder_sha256": encoder.sha256,
             "dataset": data.name,
             "seed": encoder.provenance.seed,

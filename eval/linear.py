@@ -1,5 +1,7 @@
 """The linear probe: multinomial logistic regression on frozen features."""
 
+from typing import Literal
+
 import torch
 
 from eval import heads
@@ -19,7 +21,7 @@ class Linear:
     do not exist.
     """
 
-    name: str = "linear/v1"
+    name: Literal["linear/v1"] = "linear/v1"
     weight_decay: tuple[Positive, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:

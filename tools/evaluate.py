@@ -1,9 +1,10 @@
-"""Judge encoders: python tools/evaluate.py ENCODER... [--evaluators NAME...] [data.source=NAME data.path=DIR]
+"""Judge encoders: python tools/evaluate.py ENCODER... [--evaluators NAME...] [key.path=value ...]
 
 ENCODER is a run directory, pixels, random:BACKBONE (a timm name, a recipe or a run directory), timm:NAME, or
 a model.safetensors with its config.json. Results go to eval/ in the run directory; what is already there is
 not done again. Data are those of the encoder's recipe, or of the first encoder that has one, unless
-data.source says otherwise. Under accelerate launch the processes share the work of extracting features.
+data.source (and data.path) say otherwise. What an evaluator does is changed by its name, as in finetune.strategy=top
+or knn.k=[5,20]. Under accelerate launch the processes share the work of extracting features.
 """
 
 import argparse
@@ -14,9 +15,7 @@ NAMES = ("knn", "linear", "fewlabel", "finetune", "features")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "encoders", nargs="+", metavar="ENCODER", help="what to judge, and data.source=NAME, data.path=DIR"
-    )
+    parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="what to judge, and any key.path=value")
     parser.add_argument(
         "--evaluators",
         nargs="+",
@@ -40,18 +39,20 @@ def run(args: argparse.Namespace) -> None:
     from eval import encoders
     from eval.base import Context
     from eval.data import open_data, overridden, shown
-    from eval.judge import EVALUATORS, extract_all, judge, write_features
+    from eval.judge import extract_all, judge, write_features
+    from eval.overrides import evaluators
     from ssl_cls import launch
     from ssl_cls.data.catalog import DataConfig
 
+    of_data = [word for word in overrides if word.startswith("data.")]
+    asked = evaluators([name for name in names if name != "features"], [w for w in overrides if w not in of_data])
     accelerator = launch.start("fp32")
     console = Console(highlight=False, quiet=not accelerator.is_main_process)
     recipes = [encoders.recipe_of(spec) for spec in specs]
     usual = next((recipe.data for recipe in recipes if recipe), DataConfig())
-    asked = [EVALUATORS[name] for name in names if name != "features"]
     rows = []
     for spec, recipe in zip(specs, recipes, strict=True):
-        data = open_data(overridden(recipe.data if recipe else usual, overrides))
+        data = open_data(overridden(recipe.data if recipe else usual, of_data))
         encoder = encoders.load(spec, data, args.seed)
         data = shown(data, encoder.channels)
         context = Context(
