@@ -23,7 +23,7 @@ class Evaluation:
     finetune: FineTune = field(default_factory=FineTune)
 
 
-NAMES = tuple(one.name for one in fields(Evaluation))  # type: ignore[arg-type]
+NAMES = tuple(one.name for one in fields(Evaluation))
 
 
 def evaluators(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Evaluator]:

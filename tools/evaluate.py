@@ -2,9 +2,10 @@
 
 ENCODER is a run directory, pixels, random:BACKBONE (a timm name, a recipe or a run directory), timm:NAME, or
 a model.safetensors with its config.json. Results go to eval/ in the run directory; what is already there is
-not done again. Data are those of the encoder's recipe, or of the first encoder that has one, unless
-data.source (and data.path) say otherwise. What an evaluator does is changed by its name, as in finetune.strategy=top
-or knn.k=[5,20]. Under accelerate launch the processes share the work of extracting features.
+not done again. finetune and linear also leave classifiers to use, in classifier/ (see tools/predict.py). Data
+are those of the encoder's recipe, or of the first encoder that has one, unless data.source and data.path say
+otherwise. What an evaluator does is changed by its name, as in finetune.strategy=top or knn.k=[5,20]. Under
+accelerate launch the processes share the work of extracting features.
 """
 
 import argparse
@@ -24,6 +25,7 @@ def main() -> None:
         help=f"of {', '.join(NAMES)} (default: knn linear)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights of random:BACKBONE (default: 0)")
+    parser.add_argument("--again", action="store_true", help="evaluate again what is known, and keep the new rows")
     args = parser.parse_intermixed_args()
 
     from ssl_cls.screen import guarded
@@ -51,6 +53,10 @@ def run(args: argparse.Namespace) -> None:
     recipes = [encoders.recipe_of(spec) for spec in specs]
     usual = next((recipe.data for recipe in recipes if recipe), DataConfig())
     rows = []
+
+    def say(text: str) -> None:
+        console.print(f"  {text}", soft_wrap=True)
+
     for spec, recipe in zip(specs, recipes, strict=True):
         data = open_data(overridden(recipe.data if recipe else usual, of_data))
         encoder = encoders.load(spec, data, args.seed)
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
             alone = Context(accelerator.device, seed=context.seed)
             if "features" in names:
                 write_features(encoder, data, alone)
-            rows += judge(encoder, data, asked, alone, lambda text: console.print(f"  {text}"))
+            rows += judge(encoder, data, asked, alone, say, args.again)
     if rows:
         console.print(table(rows))
     accelerator.end_training()
