@@ -120,7 +120,8 @@ def table(rows: list[dict[str, Any]]) -> Any:
     for row in rows:
         labels = "all" if row["n_labels"] is None else str(row["n_labels"])
         scores = [f"{row['metrics'][name]:.2f}" for name in ("top1", "top5")]
-        settings = " ".join(f"{key}={value}" for key, value in row["settings"].items() if not isinstance(value, list))
+        short = {key: value for key, value in row["settings"].items() if not isinstance(value, list | dict)}
+        settings = " ".join(f"{key}={value}" for key, value in short.items() if key != "why")
         shown.add_row(
             escape(row["run"]),
             row["evaluator"],
