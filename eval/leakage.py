@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from torch.nn import functional as F
 
 from ssl_cls.augment.augment import centre_boxes
 from ssl_cls.data.source import Source
+from ssl_cls.errors import UserError
 
 THRESHOLD = 0.99  # correlation of two images' pixels from which they count as near duplicates
 _SIDE = 32  # pixels: larger images are compared at this size
 _DIRECTIONS = 48  # principal axes of the filter that comes before the exact comparison
-_BATCH = 500
+_BATCH = 250
+_MOST = 200_000  # images of a set
 _SHOWN = 8
 
 
@@ -47,8 +51,11 @@ def find(pretraining: Source, test: Source, cache: Path) -> Leakage:
     """Duplicates of `test` in `pretraining`; kept in `cache` by the fingerprints of both.
 
     Exact: SHA-256 of the pixels as they are (of images of differing size, after the resize to 32 pixels).
-    Near: the Pearson correlation of pixels at 32 x 32 or less, which brightness and contrast do not change.
-    Mirrored and shifted copies are not found.
+    Near: the Pearson correlation of grey pixels at 32 x 32 or less, which brightness and contrast do not change.
+    Mirrored and shifted copies are not found, and things that look alike, such as trousers, count too.
+
+    Raises:
+        UserError: a set of more images than are held in memory.
     """
     parts = (pretraining.fingerprint, len(pretraining), test.fingerprint, len(test), THRESHOLD, _SIDE, "v1")
     path = cache / f"leakage-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
@@ -79,18 +86,26 @@ def _find(pretraining: Source, test: Source) -> Leakage:
 
 
 def _images(source: Source) -> tuple[list[bytes], Tensor]:
-    """A hash of each image, and its pixels without mean and length: float32 [N, D], a row's dot is a correlation."""
-    hashes: list[bytes] = []
-    rows = []
-    for part in torch.arange(len(source)).split(_BATCH):
-        pixels = _pixels(source, part)
-        hashes += [hashlib.sha256(image.tobytes()).digest() for image in pixels.numpy()]
-        grey = pixels.float().mean(1, keepdim=True) if pixels.shape[1] > 3 else pixels.float()
-        if max(grey.shape[2:]) > _SIDE:
-            grey = F.interpolate(grey, size=(_SIDE, _SIDE), mode="area")
-        flat = grey.flatten(1)
-        rows.append(F.normalize(flat - flat.mean(1, keepdim=True), dim=1))
-    return hashes, torch.cat(rows)
+    """A hash of each image, and its grey pixels without mean and length, float32 [N, D]: dots are correlations.
+
+    Raises:
+        UserError: more images than are held in memory.
+    """
+    if len(source) > _MOST:
+        raise UserError(f"{len(source):,} images are more than are compared in memory, {_MOST:,}", source.name)
+    parts = torch.split(torch.arange(len(source)), _BATCH)
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
+        done = list(pool.map(lambda part: _normalised(_pixels(source, part)), parts))
+    return [digest for hashes, _ in done for digest in hashes], torch.cat([rows for _, rows in done])
+
+
+def _normalised(pixels: Tensor) -> tuple[list[bytes], Tensor]:
+    hashes = [hashlib.sha256(image.tobytes()).digest() for image in pixels.numpy()]
+    grey = pixels.float().mean(1, keepdim=True)
+    if max(grey.shape[2:]) > _SIDE:
+        grey = F.interpolate(grey, size=(_SIDE, _SIDE), mode="area")
+    flat = grey.flatten(1)
+    return hashes, F.normalize(flat - flat.mean(1, keepdim=True), dim=1)
 
 
 def _pixels(source: Source, part: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from eval.checks import Checks
 from eval.compare import Group
 from eval.data import open_data
 from eval.gallery import Picture
-from eval.lines import Line
+from eval.lines import Column, Line
 from eval.rows import data_config
 from eval.verdict import notes, verdict
 from ssl_cls.data.source import all_labels
@@ -39,7 +39,7 @@ def section(group: Group, checks: Checks) -> dict[str, Any]:
         "checks": checks,
         "dots": [
             (tables.heading(column, group.columns), Markup(plots.dots(group, column, series)))
-            for column in group.columns
+            for column in _at_a_glance(group.columns)
         ],
         **_labels(group, series),
         "costs": [Markup(svg) for svg in _costs(group, series)],
@@ -58,6 +58,13 @@ def series_of(group: Group) -> dict[str, int]:
 
 def _trained(group: Group) -> list[Line]:
     return [line for line in group.lines if line.kind in ("pretrained", "supervised")]
+
+
+def _at_a_glance(columns: Sequence[Column]) -> list[Column]:
+    """All labels, and of each way of using fewer the fewest and the most: curves show what lies between."""
+    few = [[x for x in columns if x.n_labels and x.family == family] for family in {x.family for x in columns}]
+    ends = {column for found in few if found for column in (found[0], found[-1])}
+    return [column for column in columns if column.n_labels is None or column in ends]
 
 
 def _numbers(group: Group, series: dict[str, int]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _GAP = 2  # blanks between the columns of results
 _EDGES = 2  # what the frame takes
 _FIRST = 18  # what the first column is given at least, if it needs so much
 _DIFFERENCE = ["", "by, labels", "points", "95 %, images", "p", "McNemar"]
+_PUBLISHED = ["", "backbone", "top-1, %", "images", "source"]
 _TITLE = "top-1 in %, mean ± 95 % half-width (runs)"
 
 
@@ -42,10 +43,15 @@ def show_published(
     for title, rows in found.items():
         best = best_of_each(rows, most)
         name = f"published on {dataset}, {title}: the best {len(best)} of {len(rows)}"
-        lines = [[row.method, row.backbone[:18], *row.cells[2:4], row.source.split("@")[0].split()[0]] for row in best]
-        console.print(_table(name, ["", "backbone", "top-1, %", "images seen", "source"], lines, _GAP))
+        console.print(_table(name, _PUBLISHED, [_published(row) for row in best], 1))
     for text in caution([row for rows in found.values() for row in rows], groups):
         console.print(Text(text, style="dim"))
+
+
+def _published(row: Published) -> list[str]:
+    seen = "" if row.images_seen is None else f"{row.images_seen / 1e6:,.0f} M"
+    repository = row.source.split("@")[0].split()[0]
+    return [row.method[:_FIRST], row.backbone[:16], f"{row.top1:.1f}", seen, repository[:26]]
 
 
 def _cells(group: Group) -> tuple[list[str], list[list[str]]]:

@@ -8,6 +8,7 @@ import torch
 
 from eval import leakage
 from ssl_cls.data.arrays import Arrays
+from ssl_cls.errors import UserError
 
 
 def source(name: str, images: torch.Tensor) -> Arrays:
@@ -70,6 +71,12 @@ def test_a_check_is_kept_and_a_damaged_file_is_made_again(tmp_path: Path) -> Non
 def test_images_of_another_shape_are_no_copies(tmp_path: Path) -> None:
     found = leakage.find(source("a/train", noise(30, 0)), source("b/test", noise(30, 0, side=10)), tmp_path)
     assert (found.exact, found.near) == (0, 0)
+
+
+def test_a_set_too_large_for_memory_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(leakage, "_MOST", 29)
+    with pytest.raises(UserError, match="30 images are more than"):
+        leakage.find(source("a/train", noise(30, 0)), source("a/test", noise(20, 1)), tmp_path)
 
 
 def test_flat_images_are_copies_only_of_themselves(tmp_path: Path) -> None:

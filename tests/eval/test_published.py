@@ -67,8 +67,9 @@ def test_unequal_budgets_are_said(synthetic_run: Callable[..., Path]) -> None:
 def test_the_terminal_keeps_them_in_tables_of_their_own() -> None:
     screen = io.StringIO()
     found = published.load("cifar10")
-    terminal.show_published("cifar10", found, [], Console(file=screen, width=120, color_system=None), 5)
+    terminal.show_published("cifar10", found, [], Console(file=screen, width=80, color_system=None), 5)
     text = screen.getvalue()
     for title, rows in found.items():
         assert f"published on cifar10, {title}: the best" in text
-        assert rows[0].source.split("@")[0].split()[0] in text
+        assert rows[0].source.split("@")[0].split()[0][:26] in text
+    assert max(map(len, text.splitlines())) <= 80
