@@ -13,6 +13,7 @@ _PANELS = {
     "a linear head on frozen features": ("fewlabel", "linear"),
     "fine-tuned": ("finetune",),
 }
+_HOW = {"a linear head on frozen features": "frozen under a linear head", "fine-tuned": "fine-tuned"}
 _ABOUT = 2  # significant digits of an interpolated number of labels
 
 
@@ -71,7 +72,7 @@ def panels(group: Group) -> list[Panel]:
             continue
         pretrained = [curve for curve in curves if curve.kind == "pretrained"]
         crossings = [x for curve in pretrained if scratch and (x := crossing(curve, scratch))]
-        said = [text for curve in pretrained if scratch for text in _sentences(curve, scratch)]
+        said = [text for curve in pretrained if scratch for text in _sentences(curve, scratch, _HOW[title])]
         found.append(Panel(title, [*curves, *([scratch] if scratch else [])], crossings, said))
     return found
 
@@ -99,20 +100,20 @@ def _leads(curve: Curve, scratch: Curve) -> list[tuple[int, float]]:
     return [(n, curve.points[n].mean - scratch.points[n].mean) for n in shared]
 
 
-def _sentences(curve: Curve, scratch: Curve) -> Iterator[str]:
-    leads = _leads(curve, scratch)
+def _sentences(curve: Curve, scratch: Curve, how: str) -> Iterator[str]:
+    leads, name = _leads(curve, scratch), f"{curve.label}, {how},"
     if len(leads) < 2:
         return
     between = f"at every number of labels measured, {leads[0][0]:,} to {leads[-1][0]:,}"
     if found := crossing(curve, scratch):
-        yield f"Scratch catches up with {curve.label} at about {_about(found.labels)} labels."
+        yield f"Scratch catches up with {name} at about {_about(found.labels)} labels."
     elif all(lead > 0 for _, lead in leads):
-        yield f"By the means, {curve.label} leads scratch {between}."
+        yield f"By the means, {name} leads scratch {between}."
     elif all(lead <= 0 for _, lead in leads):
-        yield f"By the means, {curve.label} does not lead scratch {between}."
+        yield f"By the means, {name} does not lead scratch {between}."
     for n, lead in leads:
         if lead > 0 and (needed := scratch.labels_for(curve.points[n].mean)):
-            yield f"What {curve.label} does with {n:,} labels takes scratch about {_about(needed)}."
+            yield f"What {name} does with {n:,} labels takes scratch about {_about(needed)}."
             return
 
 

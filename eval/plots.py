@@ -37,6 +37,7 @@ def dots(group: Group, column: Column, series: Mapping[str, int]) -> str:
         axes.set_yticks(range(len(lines)), [canvas.short(line.label) for line in lines])
         axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.margins(x=0.08)
+        axes.set_xlim(*_percent(axes.get_xlim()))
         axes.grid(axis="y", visible=False)
         return canvas.svg(figure, f"{column.title}: top-1 of each line with its interval")
 
@@ -58,6 +59,7 @@ def label_efficiency(panels: Sequence[Panel], series: Mapping[str, int]) -> str:
     """Accuracy over the number of labels, a panel each; rings mark where scratch catches up."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8 * len(panels), 3.3), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), number + 1)
             _efficiency(axes, panel, series)
@@ -92,7 +94,13 @@ def _efficiency(axes: Axes, panel: Panel, series: Mapping[str, int]) -> None:
     counts = sorted({n for curve in panel.curves for n in curve.points})
     axes.set_xticks(counts, [_count(n) for n in counts], minor=False)
     axes.set_xticks([], minor=True)
+    axes.set_ylim(*_percent(axes.get_ylim()))
     axes.legend(loc="lower right")
+
+
+def _percent(limits: tuple[float, float]) -> tuple[float, float]:
+    """What an axis shows of intervals that reach beyond 0 and 100 %."""
+    return max(limits[0], -2.0), min(limits[1], 102.0)
 
 
 def _count(n: int) -> str:
@@ -104,12 +112,19 @@ def cost(group: Group, column: Column, series: Mapping[str, int]) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.8, 2.6), layout="constrained")
         axes = figure.add_subplot()
+        place = 0.01
         for line in (line for line in group.lines if column in line.cells):
             mean, half_width, _ = line.cells[column]
             if line.seconds is None:
                 axes.axhline(mean, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-                place, edge = axes.get_yaxis_transform(), (0.01, mean)
-                axes.annotate(canvas.short(line.label), edge, (0, 2), place, "offset points", color=MUTED, fontsize=9)
+                axes.annotate(
+                    *(canvas.short(line.label), (place, mean), (0, 2)),
+                    xycoords=axes.get_yaxis_transform(),
+                    textcoords="offset points",
+                    color=MUTED,
+                    fontsize=9,
+                )
+                place += 0.2  # levels may be close together: their names stand side by side
                 continue
             colour = SERIES[series[line.label]]
             face = PAPER if line.kind == "supervised" else colour
@@ -120,5 +135,6 @@ def cost(group: Group, column: Column, series: Mapping[str, int]) -> str:
         longest = max(line.seconds or 0.0 for line in group.lines if column in line.cells)
         axes.set_xlim(0, 1.4 * longest)  # names stand at the right of their points
         axes.margins(y=0.12)
+        axes.set_ylim(*_percent(axes.get_ylim()))
         axes.set_xlabel("seconds of pretraining")
         return canvas.svg(figure, f"{column.title}: top-1 against seconds of pretraining")

@@ -32,7 +32,7 @@ def present(
     groups = compare(rows)
     terminal.show(groups, console)
     found = checks.run(groups, lambda text: console.print(text, style="dim", markup=False))
-    for sentence in (text for one in found for text in one.sentences):
+    for sentence in dict.fromkeys(text for one in found for text in one.sentences):
         console.print(sentence, markup=False)
     if others:
         terminal.show_published(others, beside, groups, console, _BEST_SHOWN)

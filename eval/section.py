@@ -134,7 +134,10 @@ def _costs(group: Group, series: dict[str, int]) -> Iterator[str]:
 def _answers(group: Group, data: EvalData | None) -> dict[str, Any]:
     """Confusion matrices of the best method and scratch, and the best method's most stubborn mistakes."""
     shown = answers.best_and_scratch(group)
-    if data is None or not shown or shown[0].given.shape[1] != len(data.test):
+    fitting = data is not None and all(
+        one.given.shape[1] == len(data.test) and one.given.max() < data.num_classes for one in shown
+    )
+    if data is None or not shown or not fitting:  # nothing was kept, or it belongs to other images
         return {"confusions": [], "mistakes": [], "mistaken": ""}
     labels = np.asarray(all_labels(data.test))
     names = data.test.class_names or [f"class {k}" for k in range(data.num_classes)]

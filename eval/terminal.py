@@ -26,12 +26,12 @@ def show(groups: Sequence[Group], console: Console) -> None:
     for group in groups:
         console.print(Text("\n" + verdict(group).headline, style="bold"))
         header, lines = _cells(group)
-        for number, (top, part) in enumerate(_blocks(header, lines, console.width)):
+        for number, (top, part) in enumerate(_blocks(header, lines, console.width, _GAP)):
             console.print(_table(f"{tables.title(group)}: {_TITLE}" if number == 0 else "", top, part, _GAP))
         if hardest := _hardest(group.differences):
-            console.print(
-                _table("differences on the same test images, from the hardest baseline", _DIFFERENCE, hardest, 1)
-            )
+            # what does not fit beside the points, from the right, is in the report
+            top, part = next(_blocks(_DIFFERENCE, hardest, console.width, 1))
+            console.print(_table("differences on the same test images, from the hardest baseline", top, part, 1))
         for note in notes(group):
             console.print(Text(note, style="bold red" if note.startswith("REFUSED") else "dim"))
 
@@ -72,15 +72,17 @@ def _value(cell: Interval | None) -> str:
     return f"{cell.mean:.1f}{half_width} ({cell.n})"
 
 
-def _blocks(header: list[str], lines: list[list[str]], width: int) -> Iterator[tuple[list[str], list[list[str]]]]:
+def _blocks(
+    header: list[str], lines: list[list[str]], width: int, gap: int
+) -> Iterator[tuple[list[str], list[list[str]]]]:
     """The table cut between columns, as many as fit beside the first; lines that would be empty are left out."""
     widths = [max(_width(line[at]) for line in (header, *lines)) for at in range(len(header))]
     widths[0] = min(widths[0], width // 3)  # a longer name is folded
     at = 1
     while at < len(header):
-        end, used = at + 1, _EDGES + widths[0] + _GAP + widths[at]
-        while end < len(header) and used + _GAP + widths[end] <= width:
-            used += _GAP + widths[end]
+        end, used = at + 1, _EDGES + widths[0] + gap + widths[at]
+        while end < len(header) and used + gap + widths[end] <= width:
+            used += gap + widths[end]
             end += 1
         part = [[line[0], *line[at:end]] for line in lines if any(line[at:end])]
         yield [header[0], *header[at:end]], part

@@ -90,9 +90,9 @@ def test_panels_hold_what_was_measured_and_scratch_is_in_both() -> None:
     assert next(x for x in frozen.curves if x.label == "simclr").points[10].n == 2
     (mark,) = tuned.crossings
     assert mark.labels == pytest.approx(10 * 10 ** (12 / 15))
-    assert "Scratch catches up with simclr at about 63 labels." in tuned.sentences
+    assert "Scratch catches up with simclr, fine-tuned, at about 63 labels." in tuned.sentences
     expected = 10 * 10 ** (12 / 34)
-    assert f"What simclr does with 10 labels takes scratch about {expected:.0f}." in tuned.sentences
+    assert f"What simclr, fine-tuned, does with 10 labels takes scratch about {expected:.0f}." in tuned.sentences
 
 
 def test_one_number_of_labels_is_no_curve() -> None:

@@ -262,7 +262,7 @@ def test_label_efficiency_is_a_file_of_its_own_for_light_and_dark(
     used = set(re.findall(r"var\(--([\w-]+)\)", written[-2].read_text()))
     assert used <= set(re.findall(r"--([\w-]+):", style))
     page = Page(written[-1].read_text())
-    assert "leads scratch at every number of labels measured, 10 to 300" in page.text
+    assert "fine-tuned, leads scratch at every number of labels measured, 10 to 300" in page.text
 
 
 def test_published_rows_stand_in_tables_of_their_own(sources: Callable[..., list[Path]], tmp_path: Path) -> None:
