@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,10 +65,11 @@ def find(pretraining: Source, test: Source, cache: Path) -> Leakage:
         return Leakage(**{**kept, "pairs": [(int(a), int(b), float(r)) for a, b, r in kept["pairs"]]})
     except (OSError, ValueError, KeyError, TypeError):
         found = _find(pretraining, test)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    partial.replace(path)
+    with suppress(OSError):  # a folder that cannot be written costs time, not the answer
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        partial.replace(path)
     return found
 
 

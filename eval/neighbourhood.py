@@ -17,7 +17,7 @@ from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 
 _NUM_QUERIES, _NUM_NEIGHBOURS = 8, 6
-_NUM_MAPPED = 600
+_NUM_MAPPED, _NUM_COLOURS = 600, 10
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ def neighbours(title: str, encoder: Known) -> Picture:
 
 
 def feature_map(title: str, encoder: Known) -> Map:
-    """The first test images in the plane of their two largest principal components."""
-    num = min(_NUM_MAPPED, len(encoder.test))
-    labels = all_labels(encoder.data.test)[:num].tolist()
-    centred = encoder.test[:num] - encoder.test[:num].mean(0)
+    """Test images in the plane of their two largest principal components."""
+    mapped, labels = _mapped(encoder)
+    centred = mapped - mapped.mean(0)
     u, singular, _ = torch.linalg.svd(centred, full_matrices=False)
     flat = (u * singular)[:, :2]
     if flat.shape[1] < 2:
@@ -89,9 +88,16 @@ def umap(title: str, encoder: Known) -> Map | None:
         return None
     from umap import UMAP
 
-    num = min(_NUM_MAPPED, len(encoder.test))
-    flat = torch.from_numpy(UMAP(random_state=0).fit_transform(encoder.test[:num].numpy()))
-    return Map(title, "UMAP", _placed(flat, all_labels(encoder.data.test)[:num].tolist()))
+    mapped, labels = _mapped(encoder)
+    flat = torch.from_numpy(UMAP(random_state=0).fit_transform(mapped.numpy()))
+    return Map(title, "UMAP", _placed(flat, labels))
+
+
+def _mapped(encoder: Known) -> tuple[Tensor, list[int]]:
+    """Features [M, D] and labels of the first test images of the first classes, as many as colours can tell apart."""
+    labels = all_labels(encoder.data.test)
+    chosen = (labels < _NUM_COLOURS).nonzero()[:_NUM_MAPPED, 0]
+    return encoder.test[chosen], labels[chosen].tolist()
 
 
 def _placed(flat: Tensor, labels: list[int]) -> dict[int, list[tuple[float, float]]]:

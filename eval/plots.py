@@ -12,6 +12,7 @@ from eval.compare import Group
 from eval.efficiency import Panel
 from eval.lines import Column
 
+_ROOMY = dict.fromkeys(("figure.constrained_layout.h_pad", "figure.constrained_layout.w_pad"), 0.08)  # inches
 _SPREAD = 1.03  # curves stand this far apart on the logarithmic axis, so that their intervals can be told apart
 
 
@@ -57,9 +58,8 @@ def curves(runs: Sequence[tuple[int, Sequence[tuple[float, float]]]], name: str)
 
 def label_efficiency(panels: Sequence[Panel], series: Mapping[str, int]) -> str:
     """Accuracy over the number of labels, a panel each; rings mark where scratch catches up."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | _ROOMY):
         figure = Figure(figsize=(4.8 * len(panels), 3.3), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), number + 1)
             _efficiency(axes, panel, series)

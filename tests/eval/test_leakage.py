@@ -68,6 +68,12 @@ def test_a_check_is_kept_and_a_damaged_file_is_made_again(tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_cache_that_cannot_be_written_changes_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    bank, test = source("x/train", noise(40, 0)), source("x/test", noise(20, 1))
+    assert leakage.find(bank, test, tmp_path / "file") == leakage.find(bank, test, tmp_path / "cache")
+
+
 def test_images_of_another_shape_are_no_copies(tmp_path: Path) -> None:
     found = leakage.find(source("a/train", noise(30, 0)), source("b/test", noise(30, 0, side=10)), tmp_path)
     assert (found.exact, found.near) == (0, 0)

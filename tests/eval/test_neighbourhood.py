@@ -1,8 +1,10 @@
 """What the report says is alike: the neighbours and the components that another library finds."""
 
 import base64
+import importlib.util
 import io
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +120,23 @@ def test_a_single_feature_still_has_a_map(data: EvalData) -> None:
     one = torch.arange(float(len(data.test)))[:, None]
     drawn = neighbourhood.feature_map("x", neighbourhood.Known(data, one, one))
     assert all(np.isfinite(points).all() for points in drawn.points.values())
+
+
+def test_umap_is_drawn_where_it_is_installed(data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = neighbourhood.Known(data, torch.rand(5, 3), torch.rand(len(data.test), 3))
+    assert (neighbourhood.umap("x", known) is None) == (importlib.util.find_spec("umap") is None)
+    (tmp_path / "umap.py").write_text(
+        "class UMAP:\n"
+        "    def __init__(self, random_state): assert random_state == 0\n"
+        "    def fit_transform(self, x): return x[:, 1:3]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "umap", raising=False)
+    drawn = neighbourhood.umap("x", known)
+    assert drawn is not None
+    assert drawn.method == "UMAP"
+    labels = data.test.labels(torch.arange(len(data.test)))
+    first = known.test[labels == 0][:, 1:3].numpy()
+    for axis in range(2):
+        assert np.corrcoef(np.asarray(drawn.points[0])[:, axis], first[:, axis])[0, 1] > 0.999
+    monkeypatch.delitem(sys.modules, "umap")
