@@ -1,7 +1,7 @@
 """k nearest neighbours: what the geometry of the features says, without training anything on them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class KNN:
     bank. Then the bank is train and val, and test is asked once. The temperature is theirs and DINO's.
     """
 
-    name: str = "knn/v1"
+    name: Literal["knn/v1"] = "knn/v1"
     k: tuple[Count, ...] = (5, 10, 20, 50, 100, 200)
     temperature: Positive = 0.07
 

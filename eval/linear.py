@@ -1,11 +1,16 @@
 """The linear probe: multinomial logistic regression on frozen features."""
 
+from typing import Literal
+
 import torch
 
 from eval import heads
 from eval.base import Context, Encoder, EvalData, Result
+from eval.classifier import Classifier, Trained
 from eval.features import extract
+from eval.inference import trained
 from eval.metrics import classification
+from ssl_cls.backbone import Backbone
 from ssl_cls.data.source import all_labels
 from ssl_cls.spec import Positive, spec
 
@@ -19,7 +24,7 @@ class Linear:
     do not exist.
     """
 
-    name: str = "linear/v1"
+    name: Literal["linear/v1"] = "linear/v1"
     weight_decay: tuple[Positive, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
@@ -47,5 +52,17 @@ class Linear:
                 optimism=[
                     {"settings": {"weight_decay": self.weight_decay[s]}, "top1": on_test[s]["top1"]} for s in sweep
                 ],
+                classifier=_classifier(fitted, best, encoder, data, context.device),
             )
         ]
+
+
+def _classifier(
+    fitted: heads.Heads, best: int, encoder: Encoder, data: EvalData, device: torch.device
+) -> Trained | None:
+    """None of raw pixels, which no network makes."""
+    if not isinstance(encoder.network, Backbone):
+        return None
+    example = torch.zeros(1, encoder.channels, encoder.input_size, encoder.input_size, device=device)
+    model = Classifier.of(encoder.network, fitted.weight[best].T, fitted.bias[best], example)
+    return trained(model, encoder, data, "softmax")
