@@ -43,7 +43,7 @@ def collect(sources: Sequence[Path]) -> list[Row]:
                 replace(
                     row,
                     correct=_correct(row, labels_of(row.dataset)),
-                    best_on_test=max(optimism(row), default=None),
+                    best_on_test=max(scores) if len(scores := optimism(row)) > 1 else None,  # one: nothing to choose
                 )
                 for row in found
             ]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from eval import answers, canvas, efficiency, gallery, neighbourhood, origins, plots, tables
+from eval import answers, canvas, efficiency, gallery, looks, neighbourhood, origins, plots, tables
 from eval.base import Context, EvalData
 from eval.checks import Checks
 from eval.compare import Group
@@ -45,6 +45,7 @@ def section(group: Group, checks: Checks) -> dict[str, Any]:
         "costs": [Markup(svg) for svg in _costs(group, series)],
         "curves": [(title, Markup(svg)) for title, svg in _curves(trained, series, missing)],
         **_answers(group, data),
+        "looks": _looks(group, data, missing),
         **_features(group, data, missing),
         **_pictures(trained, missing),
         "missing": missing,
@@ -147,6 +148,21 @@ def _answers(group: Group, data: EvalData | None) -> dict[str, Any]:
         "mistakes": gallery.wrong(data.test, wrong),
         "mistaken": f"{shown[0].label}, {shown[0].column.title}",
     }
+
+
+def _looks(group: Group, data: EvalData | None, missing: list[str]) -> list[Picture]:
+    """Where the classifiers of the first run of each line looked, after fine-tuning on the most labels."""
+    columns = [column for column in group.columns if column.family == "finetune"]
+    found: list[Picture] = []
+    if data is None or not columns:
+        return found
+    for line in (line for line in group.lines if columns[-1] in line.rows):
+        kept = [path for row in line.rows[columns[-1]] if (path := looks.folder(row))]
+        try:
+            found += [looks.looks(line.label, path, data.test) for path in kept[:1]]
+        except UserError as error:
+            missing.append(f"Where {line.label} looks is not shown: {error.what}.")
+    return found
 
 
 def _features(group: Group, data: EvalData | None, missing: list[str]) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def test_a_run_directory_is_read_whole(run: Path) -> None:
 
 
 def test_committed_rows_say_all_that_run_directories_say(run: Path, tmp_path: Path) -> None:
-    (run / "eval" / "optimism.json").write_text(json.dumps({"knn-v1": [{"top1": 70.0}, {"top1": 99.5}]}))
+    tried = {"knn-v1": [{"top1": 70.0}, {"top1": 99.5}], "finetune-v1-n600-d1": [{"top1": 99.0}]}  # one: no choice
+    (run / "eval" / "optimism.json").write_text(json.dumps(tried))
     first = collect([run])
     assert [row.best_on_test for row in first] == [99.5, None]
     export(first, tmp_path / "suite.jsonl")
