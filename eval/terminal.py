@@ -10,7 +10,6 @@ from rich.text import Text
 from eval import tables
 from eval.compare import Difference, Group
 from eval.published import Published, best_of_each, caution
-from eval.stats import Interval
 from eval.verdict import notes, verdict
 
 _GAP = 2  # blanks between the columns of results
@@ -55,21 +54,10 @@ def _published(row: Published) -> list[str]:
 
 
 def _cells(group: Group) -> tuple[list[str], list[list[str]]]:
+    """The table's strings, shorter: the title says what the brackets hold."""
     header, lines = tables.cells(group)
-    shorter = [_value(line.cells.get(column)) for line in group.lines for column in group.columns]
-    width = len(group.columns)
-    body = [
-        [line[0], *shorter[number * width : (number + 1) * width], *line[1 + width :]]
-        for number, line in enumerate(lines)
-    ]
+    body = [[label, *(text.replace("n=", "") for text in rest)] for label, *rest in lines]
     return ["", *(name.replace(", ", "\n") for name in header[1:])], body
-
-
-def _value(cell: Interval | None) -> str:
-    if cell is None:
-        return ""
-    half_width = "" if cell.half_width is None else f" ± {cell.half_width:.1f}"
-    return f"{cell.mean:.1f}{half_width} ({cell.n})"
 
 
 def _blocks(

@@ -1,7 +1,9 @@
-"""Compare encoders: python tools/compare.py RUNDIR... [--out DIR]
+"""Compare encoders: python tools/compare.py RUNDIR... [--out DIR] [--published DATASET]
 
 Reads the result rows of run directories (or of committed files, results/*.jsonl) and writes the table to the
-terminal and, as comparison.md, .csv, .tex and index.html, into DIR.
+terminal and, as comparison.md, .csv, .tex and index.html, into DIR; with rows at several numbers of labels also
+label_efficiency.svg. Run directories add pictures to the report, and the check for test images among those that
+were pretrained on.
 """
 
 import argparse
