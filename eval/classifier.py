@@ -59,7 +59,7 @@ def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
     """The network built anew with stochastic depth up to `rate` in its last block, and the same weights."""
     assert isinstance(network, Backbone)
     model: Any = network.model
-    args = {**model.model_args, "in_chans": network.channels, "num_classes": 0, "drop_path_rate": rate}
+    args = {**network.model_args, "num_classes": 0, "drop_path_rate": rate}
     name = model.pretrained_cfg["architecture"]
     try:
         dropping = timm.create_model(name, pretrained=False, **args)
@@ -69,7 +69,7 @@ def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
     if not has_any:
         raise UserError(f"{name} has no drop path", "finetune.drop_path", "leave it out, or take a vision transformer")
     dropping.load_state_dict(model.state_dict())
-    dropping.model_args = model.model_args
+    dropping.model_args = network.model_args
     return Backbone(dropping, network.pooling)
 
 
@@ -121,18 +121,16 @@ def _own_pooling(network: Backbone) -> dict[str, Any]:
 
 def _plain(classifier: Classifier, network: Backbone, size: int) -> nn.Module | None:
     """timm's own model with the head in it, if its logits are the classifier's; else None."""
-    model, head = copy.deepcopy(network.model), classifier.head
-    args = {**model.model_args, "in_chans": network.channels, **_own_pooling(network)}  # type: ignore[dict-item]
-    plain = timm.create_model(
-        model.pretrained_cfg["architecture"],  # type: ignore[index]
-        pretrained=False,
-        num_classes=head.out_features,
-        **args,
-    ).to(head.weight.device)
-    own = plain.get_classifier()
+    weights, head, cfg = network.model.state_dict(), classifier.head, network.model.pretrained_cfg
+    args = {**network.model_args, **_own_pooling(network), "num_classes": head.out_features}
+    try:
+        plain = timm.create_model(cfg["architecture"], pretrained=False, **args)  # type: ignore[index]
+        missing, unexpected = plain.load_state_dict(weights, strict=False)
+    except (TypeError, ValueError, RuntimeError):
+        return None  # an architecture that cannot be told to pool as we do
+    own = plain.to(head.weight.device).get_classifier()
     if not isinstance(own, nn.Linear) or own.weight.shape != head.weight.shape:
         return None
-    missing, unexpected = plain.load_state_dict(model.state_dict(), strict=False)
     where = next(name for name, module in plain.named_modules() if module is own)
     if unexpected or set(missing) != {f"{where}.weight", f"{where}.bias"}:
         return None

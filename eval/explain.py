@@ -34,7 +34,8 @@ def _grad_cam(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         maps = network.model.forward_features(images).detach().requires_grad_()
         chosen = model.classify(network.pool(maps)).gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, maps)
-    return (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu().detach()
+    cam: Tensor = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()
+    return cam.detach()
 
 
 @torch.no_grad()

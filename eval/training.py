@@ -34,7 +34,7 @@ class Training:
 
     loss: Option[Loss] = "ce"
     label_smoothing: Option[Fraction] = 0.1
-    optimizer: Option[OptimizerName] = "adamw"
+    optimizer: Option[OptimizerName] = "adamw"  # which the default learning_rates are for: give others with another
     weight_decay: Option[NonNegative] = 0.05
     schedule: Option[Schedule] = "cosine"
     warmup: Option[Fraction] = 0.1  # of the steps

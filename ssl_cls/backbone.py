@@ -77,6 +77,11 @@ class Backbone(nn.Module):
         return int(next(p for p in self.model.parameters() if p.ndim == 4).shape[1])
 
     @property
+    def model_args(self) -> dict[str, Any]:
+        """What timm was told besides the architecture's name, to build `model`; image channels included."""
+        return {**getattr(self.model, "model_args", {}), "in_chans": self.channels}
+
+    @property
     def width(self) -> int:
         """Channels of the last feature map or token."""
         return int(self.model.num_features)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def describe(
         "architecture": model.pretrained_cfg["architecture"],
         "num_classes": 0,
         "num_features": backbone.width,
-        "model_args": {**model.model_args, "in_chans": backbone.channels},
+        "model_args": backbone.model_args,
         "pretrained_cfg": cfg,
         "ssl_cls": {"pooling": backbone.pooling},
     }

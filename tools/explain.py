@@ -76,7 +76,7 @@ def draw(images: Tensor, maps: Tensor, names: list[str], answers: list[str], how
     import matplotlib.pyplot as plt
 
     figure, grid = plt.subplots(
-        len(images), 2, figsize=(4.6, 1.5 * len(images) + 0.3), squeeze=False, layout="constrained"
+        len(images), 2, figsize=(4.0, 1.5 * len(images) + 0.3), squeeze=False, layout="constrained"
     )
     for heading, cell in zip(("image", how), grid[0], strict=True):
         cell.set_title(heading, fontsize=9)
@@ -91,7 +91,9 @@ def draw(images: Tensor, maps: Tensor, names: list[str], answers: list[str], how
             for edge in cell.spines.values():
                 edge.set_color("0.8")
         # where nothing is, the image shows through; what is warm covers it
-        grid[row, 1].imshow(heat.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * heat.numpy())
+        grid[row, 1].imshow(
+            heat.numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.6 * heat.numpy(), interpolation="bilinear"
+        )
         name = names[row] if len(names[row]) <= 24 else f"{names[row][:11]}…{names[row][-12:]}"
         grid[row, 0].set_ylabel(name.replace("$", r"\$"), fontsize=8, rotation=0, ha="right", va="center")
         grid[row, 1].yaxis.set_label_position("right")

@@ -12,7 +12,7 @@ from eval.classifier import Classifier, Trained
 from eval.explain import heatmaps
 from eval.inference import logits, trained
 from ssl_cls import export
-from ssl_cls.backbone import BackboneConfig, build
+from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.errors import UserError
 
@@ -68,6 +68,20 @@ def test_timm_loads_it_with_its_head_and_class_names(name: str, tmp_path: Path) 
             assert torch.equal(theirs(images), made.model(images))
     assert theirs.pretrained_cfg["label_names"] == NAMES
     assert timm.data.resolve_model_data_config(theirs)["crop_pct"] == 0.875
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_model_that_timm_made_by_itself_becomes_a_plain_classifier(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Backbone(timm.create_model(name, num_classes=0), "cls" if name == "test_vit" else "avg").eval()
+    model = Classifier(network, 3, torch.zeros(1, 3, 160, 160)).eval()
+    made = Trained(model, NAMES, 160, 3, (0.3,) * 3, (0.2,) * 3, 0.875, "softmax")
+    assert classifier.save(made, tmp_path / "c", {})
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'c'}", pretrained=True).eval()
+    images = torch.randn(2, 3, 160, 160)
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(images), model(images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(classifier.load(tmp_path / "c").model(images), model(images))
 
 
 def test_without_its_head_every_classifier_is_the_encoder(tmp_path: Path) -> None:
