@@ -49,7 +49,8 @@ def curves(runs: Sequence[tuple[int, Sequence[tuple[float, float]]]], name: str)
         figure = Figure(figsize=(3.8, 2.1), layout="constrained")
         axes = figure.add_subplot()
         for number, points in runs:
-            axes.plot(*zip(*points, strict=True), color=SERIES[number], linewidth=1.4)
+            marker = "o" if len(points) == 1 else None  # a line needs two
+            axes.plot(*zip(*points, strict=True), color=SERIES[number], linewidth=1.4, marker=marker)
         axes.set_xlabel("epoch")
         axes.margins(x=0.01)
         axes.grid(axis="x", visible=False)
