@@ -1,6 +1,7 @@
 """The labelled splits that encoders are judged on."""
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args, get_type_hints
@@ -11,8 +12,10 @@ from eval.base import EvalData
 from eval.channels import seen_with
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
-from ssl_cls.data.source import all_labels
+from ssl_cls.data.source import Source, Subset, all_labels
 from ssl_cls.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _KEYS = ("data.source", "data.path")
 
@@ -49,10 +52,10 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
 
 
 def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) -> EvalData:  # noqa: B008
-    """Train, val and test of a data set, with one known class for each image.
+    """Train, val and test of a data set: the images whose class, or labels, are known.
 
     Raises:
-        UserError: the data cannot be had, or are not labelled so.
+        UserError: the data cannot be had, or no image of a split is labelled.
     """
     train, val, test = (catalog.open(config, split, device) for split in ("train", "val", "test"))
     if train.num_classes is None:
@@ -61,17 +64,20 @@ def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) ->
             train.name,
             "put the images of each class into a folder of its own",
         )
-    for source in (train, val, test):
-        labels = all_labels(source)
-        if labels.ndim != 1:
-            raise UserError("these images have several labels each; evaluation takes one class an image", source.name)
-        if missing := int((labels < 0).sum()):
-            raise UserError(
-                f"{missing} of {len(labels)} images have no label",
-                source.name,
-                "label them, or take them out of the folder",
-            )
-    return EvalData(train.name.rpartition("/")[0], train, val, test, train.num_classes)
+    name = train.name.rpartition("/")[0]
+    return EvalData(name, _labelled(train), _labelled(val), _labelled(test), train.num_classes)
+
+
+def _labelled(source: Source) -> Source:
+    """The part of `source` whose labels are known; itself where they all are."""
+    labels = all_labels(source)
+    known = labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1)
+    if known.all():
+        return source
+    log.warning("%s: %d of %d images have no label and are left out", source.name, int((~known).sum()), len(labels))
+    if not known.any():
+        raise UserError("none of these images has a label", source.name, "label some of them")
+    return Subset(source, torch.nonzero(known)[:, 0], source.name)
 
 
 def shown(data: EvalData, channels: int) -> EvalData:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from eval.base import Context, Encoder, EvalData, Result
 from eval.features import extract
-from eval.metrics import accuracy
 from eval.neighbours import Metric, nearest, nearest_by_faiss
+from eval.tasks import task_of
 from ssl_cls.data.source import all_labels
 from ssl_cls.spec import Count, Positive, spec
 
@@ -18,8 +18,8 @@ from ssl_cls.spec import Count, Positive, spec
 class KNN:
     """Neighbours vote with weight exp(similarity / temperature) (Wu et al. 2018, 3.4).
 
-    k and the metric (cosine, and the same after subtraction of the bank's mean) are chosen by top-1 on val with
-    train as the bank; or, with choose="leave_one_out", on train and val, each image judged by the others. Then
+    k and the metric (cosine, and the same after subtraction of the bank's mean) are chosen on val with train as
+    the bank, by top-1 or mAP; or, with choose="leave_one_out", on train and val, each image judged by the others. Then
     the bank is train and val, and test is asked once. The temperature is theirs and DINO's.
     """
 
@@ -35,13 +35,13 @@ class KNN:
             extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
         )
         y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
-        bank, labels = torch.cat((train, val)), torch.cat((y_train, y_val))
+        bank, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
 
         if self.choose == "val":
             tried, truth = self._votes(train, y_train, val, data.num_classes), y_val
         else:
             tried, truth = self._votes(bank, labels, bank, data.num_classes, leave_one_out=True), labels
-        scored = [(setting, accuracy(votes, truth)["top1"]) for setting, votes in tried]
+        scored = [(setting, task.judge_shares(votes, truth)[task.score]) for setting, votes in tried]
         chosen = max(scored, key=lambda one: one[1])[0]  # of equals the first: the smallest k, as they are
 
         on_test = list(self._votes(bank, labels, test, data.num_classes))
@@ -50,12 +50,14 @@ class KNN:
             Result(
                 evaluator=self.name,
                 settings={**chosen, "temperature": self.temperature},
-                metrics=accuracy(votes, y_test),
+                metrics=task.judge_shares(votes, y_test),
                 n_train=len(bank),
                 n_test=len(test),
                 predictions=votes.argmax(1).cpu(),
                 chosen_on=self.choose,
-                optimism=[{"settings": setting, "top1": accuracy(each, y_test)["top1"]} for setting, each in on_test],
+                optimism=[
+                    {"settings": setting, "top1": task.judge_shares(each, y_test)["top1"]} for setting, each in on_test
+                ],
             )
         ]
 
@@ -71,10 +73,19 @@ class KNN:
                 setting = {"k": k, "centred": metric == "centred"}
                 if metric == "euclidean":
                     setting["metric"] = metric
-                yield setting, vote(similarity[:, :k], labels[index[:, :k]], num_classes, self.temperature)
+                weights = (similarity[:, :k] / self.temperature).softmax(1)
+                yield setting, vote(weights, index[:, :k], labels, num_classes)
 
 
-def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
-    """Similarities and labels of the neighbours [N, k] -> shares of the votes [N, num_classes]; rows sum to 1."""
-    weights = (similarity / temperature).softmax(1)
-    return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)
+def vote(weights: Tensor, index: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Shares of the votes [N, num_classes], from neighbours' weights and places in the bank, [N, k] each.
+
+    labels: of the bank, int64 [M]: a neighbour votes for its class; or float [M, num_classes]: for each of its labels,
+    so that a share is the weighted mean of the neighbours' label vectors.
+    """
+    shares = weights.new_zeros(len(weights), num_classes)
+    if labels.ndim == 1:
+        return shares.scatter_add_(1, labels[index], weights)
+    for weight, own in zip(weights.T, index.T, strict=True):
+        shares.addcmul_(weight[:, None], labels[own].to(shares.dtype))
+    return shares

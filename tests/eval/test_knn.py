@@ -22,7 +22,7 @@ def _features(n: int, dim: int, seed: int) -> Tensor:
 
 def _answers(bank: Tensor, labels: Tensor, queries: Tensor, k: int, backend: str) -> Tensor:
     ((similarity, index),) = BACKENDS[backend](bank, queries, k)
-    return vote(similarity, labels[index], CLASSES, 0.07).argmax(1)
+    return vote((similarity / 0.07).softmax(1), index, labels, CLASSES).argmax(1)
 
 
 @pytest.mark.parametrize("backend", ["faiss", "torch"])
@@ -45,7 +45,7 @@ def test_unweighted_votes_are_scikit_learns() -> None:
     bank, queries, labels = _features(400, 8, 4), _features(100, 8, 5), torch.arange(400) % CLASSES
     theirs = KNeighborsClassifier(11, metric="cosine").fit(bank, labels).predict_proba(queries)
     ((similarity, index),) = nearest(bank, queries, 11)
-    ours = vote(similarity, labels[index], CLASSES, temperature=1e9)
+    ours = vote(torch.full_like(similarity, 1 / 11), index, labels, CLASSES)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_e4_shuffled_labels_are_chance() -> None:
 
 def _scores(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     ((similarity, index),) = nearest(bank, queries, 20)
-    return vote(similarity, labels[index], CLASSES, 0.07)
+    return vote((similarity / 0.07).softmax(1), index, labels, CLASSES)
 
 
 def test_e5_constant_features_are_chance() -> None:
@@ -179,3 +179,14 @@ def test_both_backends_give_the_same_row(tmp_path: Path) -> None:
     )
     assert (one.settings, one.metrics) == (other.settings, other.metrics)
     assert torch.equal(one.predictions, other.predictions)
+
+
+def test_3_4_many_labels_get_the_weighted_mean_of_the_neighbours_label_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (30, 4), generator=generator).float()
+    index = torch.randint(0, 30, (6, 5), generator=generator)
+    weights = torch.rand(6, 5, generator=generator).softmax(1)
+    expected = torch.einsum("nk,nkc->nc", weights, labels[index])
+    torch.testing.assert_close(vote(weights, index, labels, 4), expected)
+    one_hot = nn.functional.one_hot(labels.argmax(1), 4).float()
+    torch.testing.assert_close(vote(weights, index, one_hot, 4), vote(weights, index, labels.argmax(1), 4))
