@@ -1,5 +1,7 @@
 """A linear head on n labels, which choose its regularisation as well."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ class FewLabel:
     few images often tie. The head is then refitted on all n.
     """
 
-    name: str = "fewlabel/v1"
+    name: Literal["fewlabel/v1"] = "fewlabel/v1"
     n_labels: tuple[Count, ...] = (100, 600)
     draws: tuple[Natural, ...] = (0, 1, 2, 3, 4)
 

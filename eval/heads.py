@@ -66,7 +66,7 @@ def fit(
     if sample_weight is not None:
         weights = sample_weight.to(device, torch.float32)
     weights = weights / weights.sum(1, keepdim=True)
-    mean, std = _moments(features)
+    mean, std = moments(features)
     z = (features - mean) / std
     axes = torch.eye(z.shape[1], device=device)
     if n < len(axes):  # the solution is in the span of the samples
@@ -96,7 +96,7 @@ def fit(
     return Heads(weight.float(), bias.float())
 
 
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [D]; 1 where a feature is constant to float32 precision."""
     mean = features.mean(0, dtype=torch.float64)
     variance = torch.zeros_like(mean)

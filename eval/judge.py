@@ -4,28 +4,17 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, stem
+from eval import classifier
+from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
 from eval.features import extract
-from eval.fewlabel import FewLabel
-from eval.finetune import FineTune
-from eval.knn import KNN
-from eval.linear import Linear
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
-
-EVALUATORS: dict[str, Evaluator] = {
-    "knn": KNN(),
-    "linear": Linear(),
-    "fewlabel": FewLabel(),
-    "finetune": FineTune(),
-}
 
 
 def judge(
@@ -34,23 +23,26 @@ def judge(
     evaluators: Iterable[Evaluator],
     context: Context,
     say: Callable[[str], None] = lambda text: None,
+    again: bool = False,
 ) -> list[dict[str, Any]]:
     """The rows of these evaluations, made where encoder.out/results.jsonl lacks them. For one process.
 
     A row is there already if evaluator, its whole specification, weights, data and seed are the same. A new
     one takes the place of a row of the same evaluator, number of labels and draw. Files are rewritten whole
-    and then renamed, the rows last, so that what the rows speak of is always there.
+    and then renamed, the rows last, so that what the rows speak of is always there. Classifiers to use go beside
+    eval/, to classifier/. `again`: rows that are there are made again, and with them their classifiers.
     """
     kept = _read_rows(encoder.out / "results.jsonl")
     answer = []
     for evaluator in evaluators:
         identity = {
-            "spec": json.loads(json.dumps(asdict(evaluator))),  # type: ignore[call-overload]
+            "spec": specification(evaluator),
             "encoder_sha256": encoder.sha256,
             "dataset": data.name,
             "seed": encoder.provenance.seed,
         }
-        if known := [old for old in kept if all(old.get(key) == value for key, value in identity.items())]:
+        known = [old for old in kept if all(old.get(key) == value for key, value in identity.items())]
+        if known and not again:
             say(f"{evaluator.name}: known")
             answer += known
             continue
@@ -65,6 +57,11 @@ def judge(
         kept = [old for old in kept if _place(old) not in new] + made
         _store(encoder.out, results, seconds, kept)
         say(f"{evaluator.name}: {seconds * len(results):.1f} s")
+        for result, its_row in zip(results, made, strict=True):
+            if result.classifier is not None:
+                folder = encoder.out.parent / "classifier" / _stem(result)
+                plain = classifier.save(result.classifier, folder, its_row)
+                say(f"  to use it: {folder}" + ("" if plain else ", by ssl_cls alone: timm pools otherwise"))
         answer += made
     return answer
 

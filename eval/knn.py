@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from eval.base import Context, Encoder, EvalData, Result
+from eval.base import Context, Encoder, EvalData, Option, Result
 from eval.features import extract
 from eval.neighbours import Metric, nearest, nearest_by_faiss
 from eval.tasks import task_of
@@ -23,12 +23,12 @@ class KNN:
     the bank is train and val, and test is asked once. The temperature is theirs and DINO's.
     """
 
-    name: str = "knn/v1"
+    name: Literal["knn/v1"] = "knn/v1"
     k: tuple[Count, ...] = (5, 10, 20, 50, 100, 200)
     temperature: Positive = 0.07
-    metrics: tuple[Metric, ...] = ("cosine", "centred")
-    choose: Literal["val", "leave_one_out"] = "val"
-    backend: Literal["torch", "faiss"] = "torch"
+    metrics: Option[tuple[Metric, ...]] = ("cosine", "centred")
+    choose: Option[Literal["val", "leave_one_out"]] = "val"
+    backend: Option[Literal["torch", "faiss"]] = "torch"
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         train, val, test = (

@@ -1,16 +1,17 @@
 """The linear probe: logistic regression on frozen features."""
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from eval import heads
 from eval.base import Context, Encoder, EvalData, Result
+from eval.classifier import Classifier, Trained
 from eval.features import OWN, Cut, extract, widths
-from eval.tasks import Task, task_of
-from ssl_cls.backbone import Backbone
+from eval.inference import trained
+from eval.tasks import task_of
+from ssl_cls.backbone import Backbone, BackboneConfig
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.spec import Positive, spec
@@ -23,15 +24,30 @@ class Linear:
     Standardising is MAE's BatchNorm without scale and offset before the head (He et al. 2022, A.1). The head
     is the minimum of a convex problem: the learning rate, schedule and seed that probes are usually tuned by
     do not exist.
-
-    Which layer and pooling the features are of may be chosen on val as well: every layer is tried with every pooling
-    ("own" is the encoder's), as far as the architecture has them. -1 is the last layer.
     """
 
-    name: str = "linear/v1"
+    name: Literal["linear/v1"] = "linear/v1"
     weight_decay: tuple[Positive, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
-    layers: tuple[int, ...] = (-1,)
-    poolings: tuple[str, ...] = ("own",)
+
+    def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
+        return [_probe(self.name, self.weight_decay, OWN, encoder, data, context)]
+
+
+@spec
+class LinearLayers:
+    """The linear probe, with layer and pooling of the features chosen on val as well, as DINOv2's is.
+
+    Every layer (-1: the last) is tried with every pooling ("own": the encoder's), as far as the architecture has them.
+    """
+
+    name: Literal["linear_layers/v1"] = "linear_layers/v1"
+    weight_decay: tuple[Positive, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
+    layers: tuple[int, ...] = (-1, -2, -3, -4)
+    poolings: tuple[str, ...] = ("own", "avg", "cls")
+
+    def __post_init__(self) -> None:
+        for pooling in set(self.poolings) - {"own"}:
+            BackboneConfig("", pooling)  # raises ValueError where there is no such pooling
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         """
@@ -39,51 +55,57 @@ class Linear:
             UserError: the architecture has none of these layers and poolings.
         """
         cuts = available(encoder, self.layers, self.poolings)
-        train, val, test = (
-            extract(encoder, source, context, cuts).to(context.device) for source in (data.train, data.val, data.test)
+        return [_probe(self.name, self.weight_decay, cuts, encoder, data, context)]
+
+
+def _probe(
+    name: str,
+    weight_decay: tuple[float, ...],
+    cuts: tuple[Cut, ...],
+    encoder: Encoder,
+    data: EvalData,
+    context: Context,
+) -> Result:
+    """The best of every cut with every weight decay; those of one cut are fitted together."""
+    train, val, test = (
+        extract(encoder, source, context, cuts).to(context.device) for source in (data.train, data.val, data.test)
+    )
+    y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
+    everything, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
+    decay, sweep = torch.tensor(weight_decay), range(len(weight_decay))
+    lengths = widths(encoder, cuts) if len(cuts) > 1 else [train.shape[1]]
+    columns = [slice(*ends) for ends in pairwise(torch.tensor([0, *lengths]).cumsum(0).tolist())]
+
+    on_val, fitted = {}, []
+    for cut, own in enumerate(columns):
+        found = heads.fit(train[:, own], y_train, num_classes=data.num_classes, weight_decay=decay)
+        on_val |= {(cut, s): task.judge(found.logits(val[:, own], s), y_val)[task.score] for s in sweep}
+        fitted.append(found)
+    best_cut, best = max(on_val, key=lambda setting: on_val[setting])
+
+    on_test = {}
+    for cut, own in enumerate(columns):
+        fitted[cut] = heads.fit(
+            everything[:, own], labels, num_classes=data.num_classes, weight_decay=decay, start=fitted[cut]
         )
-        y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
-        everything, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
+        on_test |= {(cut, s): task.judge(fitted[cut].logits(test[:, own], s), y_test) for s in sweep}
 
-        on_val, fitted = [], []
-        for columns in _columns(encoder, cuts, train.shape[1]):
-            found = self._fit(train[:, columns], y_train, data.num_classes)
-            on_val += self._judge(found, val[:, columns], y_val, task)
-            fitted.append((columns, found))
-        settings = [
-            {"weight_decay": decay, **(cut._asdict() if cuts != OWN else {})}
-            for cut in cuts
-            for decay in self.weight_decay
-        ]
-        best = max(range(len(settings)), key=lambda s: on_val[s][task.score])
+    def setting(cut: int, s: int) -> dict[str, Any]:
+        place = {"layer": cuts[cut].layer, "pooling": cuts[cut].pooling or "own"} if cuts != OWN else {}
+        return {"weight_decay": weight_decay[s], **place}
 
-        on_test, logits = [], test.new_empty(0)
-        for number, (columns, found) in enumerate(fitted):
-            found = self._fit(everything[:, columns], labels, data.num_classes, found)
-            on_test += self._judge(found, test[:, columns], y_test, task)
-            if best // len(self.weight_decay) == number:
-                logits = found.logits(test[:, columns], best % len(self.weight_decay))
-        return [
-            Result(
-                evaluator=self.name,
-                settings=settings[best],
-                metrics=on_test[best],
-                n_train=len(everything),
-                n_test=len(test),
-                predictions=logits.argmax(1).cpu(),
-                chosen_on="val",
-                optimism=[
-                    {"settings": setting, "top1": metrics["top1"]}
-                    for setting, metrics in zip(settings, on_test, strict=True)
-                ],
-            )
-        ]
-
-    def _fit(self, x: Tensor, y: Tensor, num_classes: int, start: heads.Heads | None = None) -> heads.Heads:
-        return heads.fit(x, y, num_classes=num_classes, weight_decay=torch.tensor(self.weight_decay), start=start)
-
-    def _judge(self, found: heads.Heads, x: Tensor, y: Tensor, task: Task) -> list[dict[str, float]]:
-        return [task.judge(found.logits(x, s), y) for s in range(len(self.weight_decay))]
+    chosen = fitted[best_cut]
+    return Result(
+        evaluator=name,
+        settings=setting(best_cut, best),
+        metrics=on_test[best_cut, best],
+        n_train=len(everything),
+        n_test=len(test),
+        predictions=chosen.logits(test[:, columns[best_cut]], best).argmax(1).cpu(),
+        chosen_on="val",
+        optimism=[{"settings": setting(*tried), "top1": metrics["top1"]} for tried, metrics in on_test.items()],
+        classifier=_classifier(chosen, best, encoder, data, context.device) if cuts[best_cut] == Cut() else None,
+    )
 
 
 def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ...]) -> tuple[Cut, ...]:
@@ -92,7 +114,7 @@ def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ..
     Raises:
         UserError: none.
     """
-    network: Any = encoder.network
+    network = encoder.network
     if not isinstance(network, Backbone):
         return OWN
     cuts = [
@@ -110,6 +132,12 @@ def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ..
     return tuple(dict.fromkeys(cuts))
 
 
-def _columns(encoder: Encoder, cuts: tuple[Cut, ...], total: int) -> list[slice]:
-    ends = torch.tensor([0, *(widths(encoder, cuts) if len(cuts) > 1 else [total])]).cumsum(0).tolist()
-    return [slice(begin, end) for begin, end in pairwise(ends)]
+def _classifier(
+    fitted: heads.Heads, best: int, encoder: Encoder, data: EvalData, device: torch.device
+) -> Trained | None:
+    """None of raw pixels, which no network makes."""
+    if not isinstance(encoder.network, Backbone):
+        return None
+    example = torch.zeros(1, encoder.channels, encoder.input_size, encoder.input_size, device=device)
+    model = Classifier.of(encoder.network, fitted.weight[best].T, fitted.bias[best], example)
+    return trained(model, encoder, data, "sigmoid" if all_labels(data.test).ndim == 2 else "softmax")

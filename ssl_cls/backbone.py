@@ -96,13 +96,17 @@ class Backbone(nn.Module):
             parameter[0, -len(positions) :] = positions
         parameter.requires_grad_(False)
 
+    def layers(self) -> dict[str, int]:
+        """By parameter name in `model`: 0 for the stem, then a number a block; final norms belong to the last."""
+        model: Any = self.model
+        return group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[no-any-return]
+
     def layer_scales(self, decay: float) -> dict[str, float]:
         """Layer-wise learning rates: by parameter name in `model`, relative to a head on top, which has 1.
 
         `decay` for the last of L blocks, decay^(L+1) for the stem (He et al. 2022, appendix A.2).
         """
-        model: Any = self.model
-        layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        layers = self.layers()
         top = max(layers.values())
         return {name: decay ** (top - layer + 1) for name, layer in layers.items()}
 
