@@ -70,7 +70,7 @@ class KNN:
         found = search(bank, queries, sizes[-1], self.metrics, leave_one_out=leave_one_out)
         for metric, (similarity, index) in zip(self.metrics, found, strict=True):
             for k in sizes:
-                setting = {"k": k, "centred": metric == "centred"}
+                setting: dict[str, Any] = {"k": k, "centred": metric == "centred"}
                 if metric == "euclidean":
                     setting["metric"] = metric
                 weights = (similarity[:, :k] / self.temperature).softmax(1)

@@ -76,14 +76,15 @@ def _probe(
     lengths = widths(encoder, cuts) if len(cuts) > 1 else [train.shape[1]]
     columns = [slice(*ends) for ends in pairwise(torch.tensor([0, *lengths]).cumsum(0).tolist())]
 
-    on_val, fitted = {}, []
+    on_val: dict[tuple[int, int], float] = {}
+    fitted = []
     for cut, own in enumerate(columns):
         found = heads.fit(train[:, own], y_train, num_classes=data.num_classes, weight_decay=decay)
         on_val |= {(cut, s): task.judge(found.logits(val[:, own], s), y_val)[task.score] for s in sweep}
         fitted.append(found)
     best_cut, best = max(on_val, key=lambda setting: on_val[setting])
 
-    on_test = {}
+    on_test: dict[tuple[int, int], dict[str, float]] = {}
     for cut, own in enumerate(columns):
         fitted[cut] = heads.fit(
             everything[:, own], labels, num_classes=data.num_classes, weight_decay=decay, start=fitted[cut]

@@ -73,6 +73,7 @@ class LinearAug:
         )
         network, training = encoder.network.to(context.device), encoder.network.training
         network.eval()
+        layout = torch.contiguous_format if getattr(network, "is_vit", True) else torch.channels_last
         task, total = task_of(all_labels(source)), self.epochs * stream.steps_per_epoch
         scale = min(self.batch_size, len(source)) / 256
         probes: list[nn.Module] = []
@@ -80,7 +81,7 @@ class LinearAug:
         try:
             for step, (batch,) in enumerate(stream.batches(0, total)):
                 with torch.no_grad():
-                    features: Tensor = network.features(batch.views["global"][0])  # type: ignore[operator]
+                    features: Tensor = network.features(batch.views["global"][0].contiguous(memory_format=layout))  # type: ignore[operator]
                 if optimizer is None:
                     probes = [self._probe(features, data.num_classes, context.seed) for _ in self.learning_rates]
                     optimizer = torch.optim.SGD([{"params": probe.parameters()} for probe in probes], 0.0, momentum=0.9)

@@ -3,7 +3,7 @@
 Scores are float [N, K], higher is better; labels int64 [N], or, where an image has several, float [N, K] of 0 and 1.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,6 +110,25 @@ def precision_recall_f1(counts: Counts, average: Average) -> PrecisionRecallF1:
     weight = true if average == "weighted" else ((answered + true) > 0).double()
     each = (_ratio(right, answered), _ratio(right, true), _ratio(2 * right, answered + true))
     return PrecisionRecallF1(*(100 * float(_ratio((x * weight).sum(), weight.sum())) for x in each))
+
+
+def by_class(predictions: Tensor, labels: Tensor, class_names: list[str] | None) -> dict[str, Any]:
+    """All that follows from one answer an image: averages of precision, recall and F1, each class's own, and the
+    confusion matrix (rows are true classes)."""
+    names = class_names or [str(number) for number in range(1 + int(torch.cat((predictions, labels)).max()))]
+    table = confusion(predictions, labels, len(names))
+    averages: tuple[Average, ...] = ("macro", "micro", "weighted")
+    counts = counts_of(table)
+    one = [Counts(*(count[k : k + 1] for count in counts)) for k in range(len(names))]
+    return {
+        "averages": {average: precision_recall_f1(counts, average)._asdict() for average in averages},
+        "mean_per_class": mean_per_class(table),
+        "classes": [
+            {"class": name, "images": int(own.true), **precision_recall_f1(own, "micro")._asdict()}
+            for name, own in zip(names, one, strict=True)
+        ],
+        "confusion": table.tolist(),
+    }
 
 
 def mean_per_class(table: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ _CHUNK = 2**24  # similarities held at a time: 64 MiB, whatever the sizes
 
 class Neighbours(NamedTuple):
     similarity: Tensor  # float32 [N, k], falling
-    index: Tensor  # int64 [N, k], rows of the bank
+    rows: Tensor  # int64 [N, k], of the bank
 
 
 class _Ranking(NamedTuple):
@@ -129,6 +129,7 @@ def _by_faiss(bank: Tensor, queries: Tensor, k: int, metric: Metric, leave_one_o
     faiss.omp_set_num_threads(torch.get_num_threads())  # a launcher may have told OpenMP to use one
     mean = bank.mean(0) if metric != "cosine" else bank.new_zeros(())
     x, y = bank - mean, queries - mean
+    index: Any
     if metric == "euclidean":
         scale = _spread(x).sqrt()
         x, y, index = x / scale, y / scale, faiss.IndexFlatL2(x.shape[1])

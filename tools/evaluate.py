@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> None:
     from eval import encoders
     from eval.base import Context
     from eval.data import open_data, overridden, shown
-    from eval.judge import extract_all, judge, write_features
+    from eval.judge import extract_all, judge
     from eval.overrides import evaluators
+    from eval.sheet import write_features
     from ssl_cls import launch
     from ssl_cls.data.catalog import DataConfig
 
@@ -71,9 +72,9 @@ def run(args: argparse.Namespace) -> None:
             extract_all(encoder, data, context)  # the work that ranks share; the rest is the main process's
         if accelerator.is_main_process:
             alone = Context(accelerator.device, seed=context.seed)
-            if "features" in names:
-                write_features(encoder, data, alone)
             rows += judge(encoder, data, asked, alone, say, args.again)
+            if "features" in names:
+                write_features(encoder, data, alone)  # last: their table has the answers of all evaluations
     if rows:
         console.print(table(rows))
     accelerator.end_training()

@@ -33,7 +33,7 @@ def _source(name: str, n: int, seed: int, binary: bool = False) -> Arrays:
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.rand(n, K, generator=generator) < 0.3).float()
     images = torch.randint(0, 120, (n, 1, 4, 4), generator=generator)
-    images.view(n, -1)[:, :K] += (60 * labels).long()
+    images.view(n, -1)[:, :K] += (110 * labels).long()
     own = labels[:, 0].long() if binary else labels
     names = ["no", "yes"] if binary else ["a", "b", "c"]
     return Arrays(f"corners/{name}", images.to(torch.uint8), own, names, (0.0,), (1.0,))
