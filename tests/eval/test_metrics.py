@@ -19,7 +19,7 @@ from eval import metrics
 from eval.metrics import accuracy, classification
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 60), classes=st.integers(2, 30))
 def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed: int, n: int, classes: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +37,7 @@ def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed: int, n: int, cl
             assert ours[f"top{k}"] == pytest.approx(100 * theirs, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_top1_is_what_the_predictions_say_even_with_ties(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -62,7 +62,7 @@ def test_what_cannot_be_scored_is_refused(scores: torch.Tensor) -> None:
         accuracy(scores, torch.zeros(len(scores), dtype=torch.int64))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 60), classes=st.integers(2, 8))
 def test_precision_recall_f1_and_calibration_are_those_of_others(seed: int, n: int, classes: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -83,8 +83,8 @@ def test_precision_recall_f1_and_calibration_are_those_of_others(seed: int, n: i
     assert ours["ece"] == pytest.approx(100 * float(theirs), abs=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), n=st.integers(1, 50), k=st.integers(1, 6), ties=st.booleans())
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 50), k=st.integers(2, 6), ties=st.booleans())
 def test_e17_multi_label_scores_are_scikit_learn_s_with_ties_and_without_positives(
     seed: int, n: int, k: int, ties: bool
 ) -> None:
