@@ -108,13 +108,13 @@ def table(rows: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    scores = [name for name in ("top1", "top5", "mAP") if any(name in row["metrics"] for row in rows)]
     shown = Table(
         "encoder",
         "evaluator",
         "labels",
         "draw",
-        "top1",
-        "top5",
+        *scores,
         "chosen",
         box=None,
         header_style="bold",
@@ -122,14 +122,14 @@ def table(rows: list[dict[str, Any]]) -> Any:
     )
     for row in rows:
         labels = "all" if row["n_labels"] is None else str(row["n_labels"])
-        scores = [f"{row['metrics'][name]:.2f}" for name in ("top1", "top5")]
+        figures = [f"{row['metrics'][name]:.2f}" if name in row["metrics"] else "" for name in scores]
         settings = " ".join(f"{key}={value}" for key, value in row["settings"].items() if not isinstance(value, list))
         shown.add_row(
             escape(row["run"]),
             row["evaluator"],
             labels,
             "" if row["draw"] is None else str(row["draw"]),
-            *scores,
+            *figures,
             escape(settings),
         )
     return shown
