@@ -74,7 +74,7 @@ class Result:
 
     evaluator: str  # versioned: "knn/v1"
     settings: dict[str, Any]  # what was fixed and what was chosen
-    metrics: dict[str, float]  # percent: top1, top5; nats: cross_entropy
+    metrics: dict[str, float]  # percent: top1, top5, mAP, ...; nats: cross_entropy
     n_train: int
     n_test: int
     predictions: Tensor

@@ -7,7 +7,9 @@ from eval.base import Evaluator
 from eval.fewlabel import FewLabel
 from eval.finetune import FineTune
 from eval.knn import KNN
-from eval.linear import Linear
+from eval.linear import Linear, LinearLayers
+from eval.linear_aug import LinearAug
+from eval.ridge import Ridge
 from ssl_cls import config
 from ssl_cls.errors import UserError
 from ssl_cls.spec import spec
@@ -19,6 +21,9 @@ class Evaluation:
 
     knn: KNN = field(default_factory=KNN)
     linear: Linear = field(default_factory=Linear)
+    linear_layers: LinearLayers = field(default_factory=LinearLayers)
+    linear_aug: LinearAug = field(default_factory=LinearAug)
+    ridge: Ridge = field(default_factory=Ridge)
     fewlabel: FewLabel = field(default_factory=FewLabel)
     finetune: FineTune = field(default_factory=FineTune)
 

@@ -121,10 +121,38 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images)
 
-    def features(self, images: Tensor, pooling: str | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, dim]: the encoder's last features, pooled as the recipe says unless told otherwise."""
+    @property
+    def num_layers(self) -> int:
+        """Blocks of a vision transformer, stages of a convolutional network: what `features` can take."""
+        return len(self.model.feature_info)  # type: ignore[arg-type]
+
+    def features(self, images: Tensor, layers: tuple[int, ...] = (-1,), pooling: str | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, D]: the encoder's last features, pooled as the recipe says unless told otherwise.
+
+        Of several layers (-1: the last one, down to -num_layers) they are concatenated. Tokens of earlier blocks go
+        through the final norm, as when DINO is probed (Caron et al. 2021, appendix F).
+        """
+        return torch.cat([self.pool(x, pooling) for x in self.outputs(images, layers)], 1)
+
+    def outputs(self, images: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Feature maps or token sequences of these layers, from one forward pass."""
+        model: Any = self.model
         native = not self.is_vit or self._is_native(images)
-        return self.pool(self.model.forward_features(images) if native else self.tokens(images), pooling)  # type: ignore[operator]
+        found: dict[int, Tensor] = {}
+        hooks = [
+            model.get_submodule(model.feature_info[layer]["module"]).register_forward_hook(
+                lambda module, inputs, output, layer=layer: found.__setitem__(layer, output)
+            )
+            for layer in layers
+            if layer != -1
+        ]
+        try:
+            last = model.forward_features(images) if native else self.tokens(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        earlier = {layer: model.norm(x) if x.ndim == 3 else x for layer, x in found.items()}
+        return [last if layer == -1 else earlier[layer] for layer in layers]
 
     def pool(self, x: Tensor, pooling: str | None = None) -> Tensor:
         """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim]."""

@@ -1,7 +1,9 @@
 """Judge encoders: python tools/evaluate.py ENCODER... [--evaluators NAME...] [key.path=value ...]
 
-ENCODER is a run directory, pixels, random:BACKBONE (a timm name, a recipe or a run directory), timm:NAME, or
-a model.safetensors with its config.json. Results go to eval/ in the run directory; what is already there is
+ENCODER is a run directory, pixels, random:BACKBONE (a timm name, a recipe or a run directory), timm:NAME,
+weights:FILE@ARCHITECTURE (.safetensors or torch's zip format, as MoCo, MoCo v3, SimSiam, BYOL, DINO, DINOv2, MAE,
+lightly, solo-learn, timm or torchvision save them, and the architecture's timm name), or a model.safetensors with its
+config.json. Results go to eval/ in the run directory; what is already there is
 not done again. finetune and linear also leave classifiers to use, in classifier/ (see tools/predict.py). Data
 are those of the encoder's recipe, or of the first encoder that has one, unless data.source and data.path say
 otherwise. What an evaluator does is changed by its name, as in finetune.strategy=top or knn.k=[5,20]. Under
@@ -11,7 +13,7 @@ accelerate launch the processes share the work of extracting features.
 import argparse
 from typing import Any
 
-NAMES = ("knn", "linear", "fewlabel", "finetune", "features")
+NAMES = ("knn", "linear", "linear_layers", "linear_aug", "ridge", "fewlabel", "finetune", "features")
 
 
 def main() -> None:
@@ -41,8 +43,9 @@ def run(args: argparse.Namespace) -> None:
     from eval import encoders
     from eval.base import Context
     from eval.data import open_data, overridden, shown
-    from eval.judge import extract_all, judge, write_features
+    from eval.judge import extract_all, judge
     from eval.overrides import evaluators
+    from eval.sheet import write_features
     from ssl_cls import launch
     from ssl_cls.data.catalog import DataConfig
 
@@ -69,9 +72,9 @@ def run(args: argparse.Namespace) -> None:
             extract_all(encoder, data, context)  # the work that ranks share; the rest is the main process's
         if accelerator.is_main_process:
             alone = Context(accelerator.device, seed=context.seed)
-            if "features" in names:
-                write_features(encoder, data, alone)
             rows += judge(encoder, data, asked, alone, say, args.again)
+            if "features" in names:
+                write_features(encoder, data, alone)  # last: their table has the answers of all evaluations
     if rows:
         console.print(table(rows))
     accelerator.end_training()
@@ -105,13 +108,13 @@ def table(rows: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    scores = [name for name in ("top1", "top5", "mAP") if any(name in row["metrics"] for row in rows)]
     shown = Table(
         "encoder",
         "evaluator",
         "labels",
         "draw",
-        "top1",
-        "top5",
+        *scores,
         "chosen",
         box=None,
         header_style="bold",
@@ -119,7 +122,7 @@ def table(rows: list[dict[str, Any]]) -> Any:
     )
     for row in rows:
         labels = "all" if row["n_labels"] is None else str(row["n_labels"])
-        scores = [f"{row['metrics'][name]:.2f}" for name in ("top1", "top5")]
+        figures = [f"{row['metrics'][name]:.2f}" if name in row["metrics"] else "" for name in scores]
         short = {key: value for key, value in row["settings"].items() if not isinstance(value, list | dict)}
         settings = " ".join(f"{key}={value}" for key, value in short.items() if key != "why")
         shown.add_row(
@@ -127,7 +130,7 @@ def table(rows: list[dict[str, Any]]) -> Any:
             row["evaluator"],
             labels,
             "" if row["draw"] is None else str(row["draw"]),
-            *scores,
+            *figures,
             escape(settings),
         )
     return shown
