@@ -11,14 +11,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from eval.base import Context, Encoder, EvalData, Evaluator, Provenance
-from eval.data import _labelled
 from eval.fewlabel import FewLabel
 from eval.heads import fit
 from eval.knn import KNN
 from eval.linear import Linear
 from eval.tasks import MANY_LABELS, ONE_CLASS, task_of
 from ssl_cls.data.arrays import Arrays
-from ssl_cls.errors import UserError
+from ssl_cls.data.source import labelled
 
 K = 3
 
@@ -104,14 +103,11 @@ def test_the_task_is_the_labels_shape() -> None:
 
 def test_only_images_whose_label_is_known_are_judged() -> None:
     whole = _source("train", 30, 0, binary=True)
-    assert _labelled(whole) is whole
+    assert labelled(whole) is whole
     whole._labels[:10] = -1
-    part = _labelled(whole)
+    part = labelled(whole)
     assert len(part) == 20
     assert torch.equal(part.pixels(torch.arange(20)), whole.pixels(torch.arange(10, 30)))
     several = _source("train", 30, 0)
     several._labels[3, 1] = -1
-    assert len(_labelled(several)) == 29
-    whole._labels[:] = -1
-    with pytest.raises(UserError, match="none of these"):
-        _labelled(whole)
+    assert len(labelled(several)) == 29
