@@ -122,6 +122,8 @@ def koleo(x: Tensor) -> Tensor:
 
 
 class DINOv2(Method):
+    """What the head and KoLeo see of an image is the recipe's pooling; the authors' is cls, the class token."""
+
     batch_coupled = True  # KoLeo and Sinkhorn
 
     def __init__(self, config: DINOv2Config, backbone: Backbone) -> None:
@@ -202,11 +204,9 @@ class DINOv2(Method):
     def param_groups(self) -> list[ParamGroup]:
         """Layer-wise learning rates: heads 1, blocks less the deeper they lie, the patch projection least of all."""
         layers = self.backbone.layer_scales(self.config.layer_decay)
-        scales = {f"backbone.model.{name}": scale for name, scale in layers.items()}
+        stem = self.config.patch_embed_lr
+        scales = {f"backbone.model.{n}": scale * (stem if "patch_embed" in n else 1) for n, scale in layers.items()}
         scales["mask_token"] = min(layers.values())
-        for name in scales:
-            if name.startswith("backbone.model.patch_embed."):
-                scales[name] *= self.config.patch_embed_lr
 
         def part(group: ParamGroup, scale: float) -> ParamGroup:
             params = {name: p for name, p in group.params.items() if scales.get(name, 1.0) == scale}
