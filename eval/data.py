@@ -34,7 +34,7 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
             )
         if key != "data.source":
             try:
-                config = replace(config, **{key.removeprefix("data."): value})
+                config = replace(config, **{key.removeprefix("data."): value})  # type: ignore[arg-type]
             except ValueError as error:
                 raise UserError(str(error), override, "give data.source=folder before it") from error
             continue

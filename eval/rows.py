@@ -19,7 +19,8 @@ from eval.base import stem
 from eval.record import Row
 from ssl_cls import config
 from ssl_cls.data import catalog
-from ssl_cls.data.catalog import ENTRIES, DataConfig
+from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.entries import ENTRIES
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 
