@@ -95,7 +95,7 @@ class MoCoV3(Method):
         return {name: torch.stack(x, 1) for name, x in {"h": h, "q": q, "k": k}.items()}  # [N, 2, width]
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
-        (q1, q2), (k1, k2) = embeddings["q"].unbind(1), embeddings["k"].detach().unbind(1)
+        (q1, q2), (k1, k2) = embeddings["q"].unbind(1), embeddings["k"].unbind(1)
         temperature = self.config.temperature
         loss = contrastive(q1, k2, temperature) + contrastive(q2, k1, temperature)
         alignment = (F.cosine_similarity(q1, k2) + F.cosine_similarity(q2, k1)).mean().detach() / 2
