@@ -262,34 +262,3 @@ def test_resampled_positions_are_exact_in_float64() -> None:
         backbone.model.pos_embed[:, 1:] += tiny * torch.randn(49, 32, dtype=torch.float64)
     change = float((backbone.tokens(x).detach() - before).abs().max())
     assert 0 < change < 1e-10
-
-
-@pytest.mark.slow
-def test_a_short_run_leaves_ln_k_behind_without_a_collapse(miniature_vit) -> None:  # 2.10
-    from sklearn.datasets import load_digits
-
-    from ssl_cls.augment import presets
-    from ssl_cls.augment.augment import Augment
-    from ssl_cls.data.batch import Batch
-    from ssl_cls.rng import DrawKey
-
-    images = torch.nn.functional.interpolate(torch.as_tensor(load_digits().images[:256, None] * 15.9), (28, 28))
-    augment = Augment(presets.dino(28, 1), (0.3,), (0.37,))
-    k = 64
-    method, _ = miniature_vit(DINOConfig(head=HeadConfig(32, 16, k), momentum=0.95), depth=1)
-    settings = OptimConfig("adamw", lr=1e-3, weight_decay=0.04, warmup_epochs=1)
-    optimizer = optim.build(settings, method)
-    for step in range(200):
-        clock, index = Clock(step, 200, 8), torch.arange(32) + 32 * (step % 8)
-        key = DrawKey(0, clock.epoch)
-        views = augment.from_pixels(images[index].to(torch.uint8), index, key)
-        output = method(Batch(views, index, key, None), clock)
-        optim.apply(optimizer, settings, clock, 32)
-        output.loss.backward()
-        optim.drop_frozen(optimizer, clock)
-        optimizer.step()
-        optimizer.zero_grad()
-        method.after_step(clock, [output.carry])
-    assert float(output.loss.detach()) < 0.9 * math.log(k)
-    assert float(output.logs["prototype_entropy"]) > 0.3
-    assert float(output.logs["teacher_entropy"]) < 0.98

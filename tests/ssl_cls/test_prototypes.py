@@ -92,8 +92,8 @@ def test_sinkhorn_rows_are_distributions_and_prototypes_are_used_alike(temperatu
     torch.testing.assert_close(q.sum(1), torch.ones(512, dtype=torch.float64))
     share = q.mean(0) * 32
     softmax_share = (logits / temperature).softmax(1).mean(0) * 32
-    assert 0.6 < float(share.min()) <= float(share.max()) < 1.6  # after three iterations nearly alike
-    assert float(softmax_share.std()) > 2 * float(share.std())
+    assert 0.75 < float(share.min()) <= float(share.max()) < 1.4  # after three iterations nearly alike
+    assert float(softmax_share.std()) > 1.5 * float(share.std())
 
 
 def test_sinkhorn_of_a_constant_is_uniform() -> None:
