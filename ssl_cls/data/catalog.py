@@ -63,7 +63,7 @@ def open(config: DataConfig, split: Split, device: torch.device = torch.device("
 
 
 def fitting(name: str, views: tuple[View, ...]) -> tuple[View, ...]:
-    """`views` without what is wrong for a published data set: flips of digits and letters. name: "svhn", "svhn/train"."""
+    """`views` without what is wrong for the data set `name` ("svhn", "svhn/train"): flips of digits and letters."""
     entry = ENTRIES.get(name.partition("/")[0])
     return views if entry is None or entry.flip else tuple(replace(view, flip=0.0) for view in views)
 

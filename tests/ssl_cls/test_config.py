@@ -14,6 +14,7 @@ from test_config_hostile import GOOD
 from ssl_cls import config
 from ssl_cls.augment.view import View
 from ssl_cls.config import Recipe
+from ssl_cls.data import catalog
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_resolved_leaves_nothing_to_the_data(good, write):
     for size, side in ((8, 28), (28, 28), (96, 96)):
         complete = config.resolved(recipe, size, 3)
         assert complete.views is not None
-        defaults = recipe.method.views(side, 3)
+        defaults = catalog.fitting(recipe.data.source, recipe.method.views(side, 3))
         assert complete.views == tuple(dataclasses.replace(view, size=view.size or side) for view in defaults)
         assert config.resolved(complete, 64, 1) == complete == config.load(write(config.dump(complete)))
     given_sizes = dataclasses.replace(recipe, views=(View(size=20), View()))

@@ -14,10 +14,28 @@ from ssl_cls.errors import UserError
 
 _MAX_JSON, _MAX_XML = 2**31, 2**20  # bytes: COCO's largest file has 448 MB, VOC's 20 kB
 _FIX = "unpack the annotations again"
-VOC_CLASSES = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant "
-    "sheep sofa train tvmonitor"
-).split()
+VOC_CLASSES = [
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
 
 
 def coco(folder: Path, part: str) -> Part:

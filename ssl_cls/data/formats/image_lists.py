@@ -21,7 +21,10 @@ def cub200(folder: Path, part: str) -> Part:
     names = [classes[number].partition(".")[2].replace("_", " ") for number in order]
     return _part(
         inner / "image_class_labels.txt",
-        [f"CUB_200_2011/images/{paths[n]}" for n in own], [labels.get(n, "") for n in own], order, names
+        [f"CUB_200_2011/images/{paths[n]}" for n in own],
+        [labels.get(n, "") for n in own],
+        order,
+        names,
     )
 
 

@@ -100,7 +100,11 @@ def cifar10(folder: Path) -> Arrays:
             _text(inner, f"{name}.bin", [])
             (inner / f"{name}.bin").write_bytes(records.tobytes())
         made[part] = (images, labels)
-    _text(inner, "batches.meta.txt", [*"airplane automobile bird cat deer dog frog horse ship truck".split(), ""])
+    _text(
+        inner,
+        "batches.meta.txt",
+        [*["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"], ""],
+    )
     return made
 
 
@@ -128,7 +132,9 @@ def svhn(parts: tuple[str, ...], folder: Path) -> Arrays:
 
 def stl10(folder: Path) -> Arrays:
     inner, made = folder / "stl10_binary", {}
-    _text(inner, "class_names.txt", "airplane bird car cat deer dog horse monkey ship truck".split())
+    _text(
+        inner, "class_names.txt", ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
+    )
     for part in ("train", "unlabeled", "test"):
         images, labels = _pixels(20, 3, 96, 96), _labels(20, 10)
         (inner / f"{part}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
@@ -158,7 +164,13 @@ def imagenet(folder: Path, sorted_val: bool = False) -> Paths:
     wnids = ["n02123045", "n01440764", "n02007558"]  # in the devkit's order, which is not that of labels
     words = ["tabby, tabby cat", "tench, Tinca tinca", "flamingo"]
     label = {wnid: number for number, wnid in enumerate(sorted(wnids))}
-    fields = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("gloss", object), ("num_children", object)]
+    fields = [
+        ("ILSVRC2012_ID", object),
+        ("WNID", object),
+        ("words", object),
+        ("gloss", object),
+        ("num_children", object),
+    ]
     rows = [(n, wnid, text, "a thing", 0) for n, (wnid, text) in enumerate(zip(wnids, words, strict=True), 1)]
     synsets = np.array([*rows, (4, "n00001740", "entity", "all", 3)], dtype=fields)
     (folder / "ILSVRC2012_devkit_t12" / "data").mkdir(parents=True)
@@ -186,7 +198,9 @@ def coco(folder: Path) -> Paths:
             labels = [0.0, 0.0, 0.0]
             for category in RNG.choice([1, 3, 90], number % 4):  # some twice, some images with nothing
                 labels[column[int(category)]] = 1.0
-                annotations.append({"id": len(annotations), "image_id": image, "category_id": int(category), "iscrowd": 0})
+                annotations.append(
+                    {"id": len(annotations), "image_id": image, "category_id": int(category), "iscrowd": 0}
+                )
             images.append({"id": image, "file_name": name, "height": 1, "width": 1})
             made[part][_save(folder, f"{part}2017/{name}")] = labels
         content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
@@ -209,7 +223,9 @@ def voc(year: int, parts: tuple[str, ...], folder: Path) -> Paths:
                 place = column[str(kind)]
                 labels[place] = 1.0 if not difficult or labels[place] == 1 else -1.0
                 objects += f"<object><name>{kind}</name><difficult>{difficult}</difficult><bndbox/></object>"
-            _text(folder, f"{inner}/Annotations/{name}.xml", [f"<annotation><filename>x</filename>{objects}</annotation>"])
+            _text(
+                folder, f"{inner}/Annotations/{name}.xml", [f"<annotation><filename>x</filename>{objects}</annotation>"]
+            )
             made[part][_save(folder, f"{inner}/JPEGImages/{name}.jpg")] = labels
             listed.append(name)
         _text(folder, f"{inner}/ImageSets/Main/{part}.txt", listed)
@@ -258,7 +274,11 @@ def fgvc_aircraft(folder: Path) -> Paths:
     for hundreds, part in enumerate(("train", "val", "test")):
         labels = _labels(20, 4)
         numbers = [f"{100 * hundreds + n:07}" for n in range(20)]
-        _text(folder, f"{inner}/images_variant_{part}.txt", [f"{n} {variants[k]}" for n, k in zip(numbers, labels, strict=True)])
+        _text(
+            folder,
+            f"{inner}/images_variant_{part}.txt",
+            [f"{n} {variants[k]}" for n, k in zip(numbers, labels, strict=True)],
+        )
         made[part] = {_save(folder, f"{inner}/images/{n}.jpg"): k for n, k in zip(numbers, labels, strict=True)}
     return made
 
@@ -335,5 +355,8 @@ FILES: dict[str, tuple[Callable[[Path], Paths], list[str]]] = {
     "flowers102": (flowers102, ["pink primrose", "hard-leaved pocket orchid"]),
     "pets": (pets, ["Abyssinian", "american bulldog", "Bengal"]),
     "food101": (food101, ["apple pie", "baby back ribs", "waffles"]),
-    "eurosat": (partial(class_folders, {"all": "2750/"}, ["Forest", "River", "SeaLake"], 3), ["Forest", "River", "SeaLake"]),
+    "eurosat": (
+        partial(class_folders, {"all": "2750/"}, ["Forest", "River", "SeaLake"], 3),
+        ["Forest", "River", "SeaLake"],
+    ),
 }

@@ -75,16 +75,14 @@ def test_evaluation_sees_the_labelled_images_and_says_which_classes_are_small(tm
     content = list(pictures(tmp_path / "images", 100))
     rows = [f"{path},{'eel' if number < 10 else 'cat'}" for number, path in enumerate(content[:60])]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
-    told = overridden(DataConfig(), ["data.source=folder", f"data.path={tmp_path / 'images'}", f"data.labels={tmp_path / 'labels.csv'}"])
+    told = overridden(
+        DataConfig(),
+        ["data.source=folder", f"data.path={tmp_path / 'images'}", f"data.labels={tmp_path / 'labels.csv'}"],
+    )
     assert len(catalog.open(told, "train")) == 83
     data = open_data(told)
     assert [len(source) for source in (data.train, data.val, data.test)] == [43, 5, 12]
-    assert cautions(data) == ["class 'eel' has 10 labelled images, of which 2 are tested on: fewer than 20 say little about it"]
+    assert cautions(data) == [
+        "class 'eel' has 10 labelled images, of which 2 are tested on: fewer than 20 say little about it"
+    ]
     assert data.name == "images"
-
-
-def test_images_with_several_labels_are_not_evaluated_as_if_they_had_one(tmp_path: Path) -> None:
-    content = list(pictures(tmp_path))
-    (tmp_path / "m.csv").write_text("\n".join(["path,labels", *(f"{path},x;y" for path in content)]))
-    with pytest.raises(UserError, match="several labels each"):
-        open_data(DataConfig("folder", str(tmp_path / "m.csv")))

@@ -172,7 +172,7 @@ def test_files_put_there_by_hand_are_checked_and_used(tmp_path: Path) -> None:
 
 
 def test_what_needs_a_login_says_what_to_put_where(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="A set is not there: no images/a.png, labels.txt") as refused:
+    with pytest.raises(UserError, match=r"A set is not there: no images/a\.png, labels\.txt") as refused:
         download.get("tiny", entry(how="log in and put it there"), tmp_path)
     assert (refused.value.where, refused.value.fix) == (str(tmp_path / "tiny"), "log in and put it there")
 

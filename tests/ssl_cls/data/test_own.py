@@ -59,7 +59,9 @@ def found(sources: dict[str, catalog.Source]) -> dict[str, tuple[str, object]]:
 def decoded(source: catalog.Source, number: int) -> np.ndarray:
     height, width = source.sizes(torch.tensor([number]))[0].tolist()
     side = min(height, width)
-    return source.crops(torch.tensor([number]), [torch.tensor([[0.0, 0, side, side]])], [side], "bilinear")[0][0].numpy()
+    return source.crops(torch.tensor([number]), [torch.tensor([[0.0, 0, side, side]])], [side], "bilinear")[0][
+        0
+    ].numpy()
 
 
 def as_shown(data: bytes) -> np.ndarray:
@@ -268,7 +270,11 @@ def test_shards_are_read_where_they_lie(tmp_path: Path) -> None:
         members = {}
         for sample in range(10):
             name, label = f"s{number}-{sample}", ("cat", "dog")[sample % 2]
-            members |= {f"{name}.json": json.dumps({"label": label}).encode(), f"{name}.png": png(), f"{name}.txt": b"a"}
+            members |= {
+                f"{name}.json": json.dumps({"label": label}).encode(),
+                f"{name}.png": png(),
+                f"{name}.txt": b"a",
+            }
             key = f"train-{number}.tar/{name}.png"
             content[key], expected[key] = members[f"{name}.png"], label
         shard(tmp_path / f"train-{number}.tar", members)
@@ -281,7 +287,9 @@ def test_shards_are_read_where_they_lie(tmp_path: Path) -> None:
     assert len(places) == 32
     for number, path in enumerate(sources["train"].paths()):
         assert np.array_equal(decoded(sources["train"], number), as_shown(content[path]))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*(f"train-{n}.tar" for n in range(3)), "test-0.tar"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*(f"train-{n}.tar" for n in range(3)), "test-0.tar"]
+    )
 
 
 def test_shards_pass_to_decoding_processes(tmp_path: Path) -> None:

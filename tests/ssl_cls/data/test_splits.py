@@ -57,7 +57,9 @@ def test_given_splits_stay_and_what_was_not_given_is_held_out_of_train() -> None
     labels=st.lists(st.integers(-1, 3), min_size=1, max_size=80),
     groups=st.lists(st.sampled_from(["", "p", "q", "r", "s", "t"]), min_size=80, max_size=80),
 )
-def test_every_image_is_in_one_split_with_its_group_and_train_is_never_empty(labels: list[int], groups: list[str]) -> None:
+def test_every_image_is_in_one_split_with_its_group_and_train_is_never_empty(
+    labels: list[int], groups: list[str]
+) -> None:
     n = len(labels)
     found = hold_out(paths(n), torch.tensor(labels), [""] * n, groups[:n])
     assert set(found) <= {"train", "val", "test"}

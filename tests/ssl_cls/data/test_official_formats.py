@@ -48,11 +48,15 @@ def test_arrays_are_read_as_they_were_written(name: str, tmp_path: Path) -> None
     assert np.array_equal(sources["test"].pixels(torch.arange(len(images))), images)
     assert np.array_equal(all_labels(sources["test"]), labels)
 
-    expected = {image.tobytes(): label for part in ENTRIES[name].train for image, label in zip(*written[part], strict=True)}
+    expected = {
+        image.tobytes(): label for part in ENTRIES[name].train for image, label in zip(*written[part], strict=True)
+    }
     found = {}
     for split in ("train", "val"):
         pixels = sources[split].pixels(torch.arange(len(sources[split]))).numpy()
-        found |= {image.tobytes(): label for image, label in zip(pixels, all_labels(sources[split]).tolist(), strict=True)}
+        found |= {
+            image.tobytes(): label for image, label in zip(pixels, all_labels(sources[split]).tolist(), strict=True)
+        }
     assert found == expected
     num_labelled = int((written["train"][1] >= 0).sum())
     assert len(sources["val"]) == num_labelled // 10
@@ -94,10 +98,12 @@ def test_files_are_read_as_they_were_written(name: str, tmp_path: Path) -> None:
             expected = np.asarray(image.crop((0, 0, side, side))).reshape(side, side, -1)
             assert np.array_equal(crop[0].permute(1, 2, 0), expected)
     assert len(found) == sum(map(len, sources.values()))  # no image is in two splits
-    assert {path: label for path, (_, label) in found.items()} == {p: k for own in written.values() for p, k in own.items()}
+    assert {path: label for path, (_, label) in found.items()} == {
+        p: k for own in written.values() for p, k in own.items()
+    }
     for part, said in parts_of(name).items():
         splits = {found[path][0] for path in written[part]}
-        assert splits == {said} if said else "train" in splits and "test" not in splits or ENTRIES[name].test is None
+        assert splits == {said} if said else ("train" in splits and "test" not in splits) or ENTRIES[name].test is None
     assert all(len(source) for source in sources.values())
 
 
@@ -125,7 +131,9 @@ def test_a_missing_file_is_named_with_what_to_do(name: str, tmp_path: Path) -> N
 
 def test_entries_are_complete() -> None:
     for name, entry in ENTRIES.items():
-        assert entry.title and entry.url.startswith("http") and entry.licence, name
+        assert entry.title, name
+        assert entry.url.startswith("http"), name
+        assert entry.licence, name
         assert entry.get or entry.how or name in ("fashion_mnist", "digits"), name
         assert set(entry.counts) == set(parts_of(name)), name
         assert all(len(file.md5 or "0" * 32) == 32 for file in entry.get), name
@@ -147,26 +155,43 @@ def damaged(name: str, path: str, content: bytes | None, root: Path) -> UserErro
     return refused.value
 
 
+XML = "VOCdevkit/VOC2007/Annotations/2007_000001.xml"
 BOMB = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><annotation>&b;</annotation>'
+UTF16_BOMB = BOMB.decode().replace("?>", ' encoding="UTF-16"?>').encode("utf-16")
+CLIMBING = b'{"categories": [], "annotations": [], "images": [{"id": 1, "file_name": "../../x.jpg"}]}'
+
+
+def packed_idx(*, value: int, count: int) -> bytes:
+    return miniatures.gzip.compress(miniatures.idx(np.full(count, value, np.uint8)))
+
+
+def one_sign(label: int, pixel: int) -> bytes:
+    return ("label" + ",p" * 784 + f"\n{label}" + f",{pixel}" * 784).encode()
+
+
 LIES = {
     "cut idx": ("mnist", "train-images-idx3-ubyte.gz", None),
-    "other labels": ("mnist", "train-labels-idx1-ubyte.gz", miniatures.gzip.compress(miniatures.idx(np.full(30, 10, np.uint8)))),
-    "letters from 0": ("emnist_letters", "gzip/emnist-letters-test-labels-idx1-ubyte.gz", miniatures.gzip.compress(miniatures.idx(np.zeros(70, np.uint8)))),
+    "other labels": ("mnist", "train-labels-idx1-ubyte.gz", packed_idx(value=10, count=30)),
+    "letters from 0": (
+        "emnist_letters",
+        "gzip/emnist-letters-test-labels-idx1-ubyte.gz",
+        packed_idx(value=0, count=70),
+    ),
     "cut cifar": ("cifar10", "cifar-10-batches-bin/data_batch_3.bin", None),
     "a pickle": ("cifar10", "cifar-10-batches-bin/test_batch.bin", b"\x80\x04csomething"),
     "no names": ("cifar100", "cifar-100-binary/fine_label_names.txt", b"one\n"),
     "no mat": ("svhn", "test_32x32.mat", b"MATLAB? no" * 99),
     "cut stl": ("stl10", "stl10_binary/train_X.bin", None),
-    "letter J": ("sign_language_mnist", "sign_mnist_test.csv", ("label" + ",p" * 784 + "\n9" + ",0" * 784).encode()),
-    "bright pixel": ("sign_language_mnist", "sign_mnist_test.csv", ("label" + ",p" * 784 + "\n1" + ",256" * 784).encode()),
+    "letter J": ("sign_language_mnist", "sign_mnist_test.csv", one_sign(9, 0)),
+    "bright pixel": ("sign_language_mnist", "sign_mnist_test.csv", one_sign(1, 256)),
     "not json": ("coco", "annotations/instances_train2017.json", b"{"),
     "deep json": ("coco", "annotations/instances_train2017.json", b"[" * 200_000),
     "other json": ("coco", "annotations/instances_train2017.json", b'{"images": 3}'),
-    "a path that climbs": ("coco", "annotations/instances_val2017.json", b'{"categories": [], "annotations": [], "images": [{"id": 1, "file_name": "../../x.jpg"}]}'),
-    "entities": ("voc2007", "VOCdevkit/VOC2007/Annotations/2007_000001.xml", BOMB),
-    "entities in UTF-16": ("voc2007", "VOCdevkit/VOC2007/Annotations/2007_000001.xml", BOMB.decode().replace("?>", ' encoding="UTF-16"?>').encode("utf-16")),
-    "huge xml": ("voc2007", "VOCdevkit/VOC2007/Annotations/2007_000001.xml", b"<a>" + b" " * 2**20 + b"</a>"),
-    "no such class": ("voc2007", "VOCdevkit/VOC2007/Annotations/2007_000001.xml", b"<a><object><name>\x1b[31municorn</name></object></a>"),
+    "a path that climbs": ("coco", "annotations/instances_val2017.json", CLIMBING),
+    "entities": ("voc2007", XML, BOMB),
+    "entities in UTF-16": ("voc2007", XML, UTF16_BOMB),
+    "huge xml": ("voc2007", XML, b"<a>" + b" " * 2**20 + b"</a>"),
+    "no such class": ("voc2007", XML, b"<a><object><name>\x1b[31municorn</name></object></a>"),
     "absolute name": ("voc2007", "VOCdevkit/VOC2007/ImageSets/Main/test.txt", b"/etc/passwd\n"),
     "climbing list": ("food101", "food-101/meta/test.txt", b"apple_pie/../../../x\n"),
     "unknown class": ("food101", "food-101/meta/test.txt", b"soup/1\n"),
@@ -183,5 +208,5 @@ def test_files_that_lie_are_refused_by_name(lie: str, tmp_path: Path) -> None:
     name, path, content = LIES[lie]
     refused = damaged(name, path, content, tmp_path)
     assert str(refused).isprintable() or "\x1b" not in str(refused)
-    assert (Path(path).name.removesuffix(".gz") in refused.where or Path(path).name in refused.what), str(refused)
+    assert Path(path).name.removesuffix(".gz") in refused.where or Path(path).name in refused.what, str(refused)
     assert refused.fix
