@@ -189,13 +189,13 @@ def pretrain(
             save(planned.total_steps)
         export.save_encoder(
             method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,
-            provenance={**_provenance(recipe, source, run, planned), "health": verdict._asdict()},
+            provenance={**_provenance(recipe, source, run, planned, method), "health": verdict._asdict()},
         )  # fmt: skip
     accelerator.wait_for_everyone()
     return run.folder / "encoder"
 
 
-def _provenance(recipe: Recipe, source: Source, run: Run, planned: Plan) -> dict[str, Any]:
+def _provenance(recipe: Recipe, source: Source, run: Run, planned: Plan, method: Method) -> dict[str, Any]:
     images = planned.total_steps * recipe.train.batch_size
     seconds = sum(row["seconds"] for row in run.rows("timing.jsonl"))
     return {
@@ -205,7 +205,7 @@ def _provenance(recipe: Recipe, source: Source, run: Run, planned: Plan) -> dict
         "seed": recipe.seed,
         "dataset": source.name,
         "images_seen": images,
-        "view_forwards": images * planned.views_per_image,
+        "view_forwards": images * (planned.views_per_image + method.target_forwards),
         "seconds": seconds,
     }
 

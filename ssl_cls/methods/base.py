@@ -38,6 +38,7 @@ def in_full_precision(x: Tensor) -> Tensor:
 class Method(nn.Module):
     needs_labels = False
     batch_coupled = False  # True: the loss looks across samples, so micro-batches are not the whole batch
+    target_forwards = 0  # passes of an image's views through networks that follow, on top of one pass a view
 
     backbone: Backbone
 

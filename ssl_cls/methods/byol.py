@@ -49,6 +49,8 @@ class BYOL(Method):
     Differs: the hidden layers have no bias. The paper's have one, which the batch norm behind them subtracts again.
     """
 
+    target_forwards = 2
+
     def __init__(self, config: BYOLConfig, backbone: Backbone) -> None:
         super().__init__()
         self.momentum = config.momentum

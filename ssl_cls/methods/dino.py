@@ -46,6 +46,8 @@ class DINOConfig:
 
 
 class DINO(Method):
+    target_forwards = 2
+
     """What the head sees of an image is the recipe's pooling; the authors' is cls, the class token of a ViT."""
 
     def __init__(self, config: DINOConfig, backbone: Backbone) -> None:

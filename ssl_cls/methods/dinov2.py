@@ -125,6 +125,7 @@ class DINOv2(Method):
     """What the head and KoLeo see of an image is the recipe's pooling; the authors' is cls, the class token."""
 
     batch_coupled = True  # KoLeo and Sinkhorn
+    target_forwards = 2
 
     def __init__(self, config: DINOv2Config, backbone: Backbone) -> None:
         super().__init__()

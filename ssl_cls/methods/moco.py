@@ -69,6 +69,7 @@ class MoCo(Method):
     def __init__(self, config: MoCoConfig, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
+        self.target_forwards = 2 if config.symmetric else 0  # asymmetric: one view is query, the other key
         self.backbone = SplitBatchNorm.convert(backbone, num_splits=config.norm_splits)
         self.projector = mlp(backbone.dim, config.projector, hidden_norm=False, output_bias=True)
         self.key = frozen_copy(nn.Sequential(self.backbone, self.projector))

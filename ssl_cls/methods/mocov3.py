@@ -73,6 +73,7 @@ class MoCoV3(Method):
     """What the projector sees of an image is the recipe's pooling; the authors' is cls for a ViT, avg for a ResNet."""
 
     batch_coupled = True
+    target_forwards = 2
 
     def __init__(self, config: MoCoV3Config, backbone: Backbone) -> None:
         super().__init__()

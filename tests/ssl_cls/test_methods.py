@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ssl_cls import config, plan
 from ssl_cls.augment import presets
 from ssl_cls.augment.view import View
+from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
+from ssl_cls.config import Recipe
+from ssl_cls.data import catalog
 from ssl_cls.methods.base import Method
 from ssl_cls.methods.byol import BYOLConfig
 from ssl_cls.methods.moco import MoCoConfig
@@ -136,3 +140,36 @@ def test_byol_alone_has_views_of_two_kinds() -> None:
     first, second = presets.byol(224, 3)
     assert (first.blur, first.solarize, second.blur, second.solarize) == (1.0, 0.0, 0.1, 0.2)
     assert len(presets.moco(224, 3)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "passes"),
+    [
+        ("simclr", "", 2),
+        ("byol", "", 4),
+        ("simsiam", "", 2),
+        ("moco", ", queue: 64", 2),
+        ("moco", ", queue: 64, symmetric: true", 4),
+        ("mocov3", "", 4),
+        ("dino", "", 8),
+    ],
+)
+def test_the_cost_of_an_image_counts_every_pass_through_a_backbone(name: str, settings: str, passes: int) -> None:
+    """What tables give as view forwards, against forward hooks on online network and follower."""
+    recipe = config.parse(
+        Recipe,
+        "name: cost\ndata: {source: digits}\nbackbone: {name: resnet_small, args: {channels: [8, 8]}}\n"
+        f"method: {{name: {name}{settings}}}\noptim: {{name: sgd, lr: 0.1}}\ntrain: {{epochs: 1, batch_size: 32}}\n",
+        "cost.yaml",
+    )
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    planned = plan.make_plan(recipe, source, 1)
+    method = plan.build_method(recipe, source, planned)
+    seen: list[int] = []
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    (batch,) = next(plan.build_stream(recipe, source, planned, torch.device("cpu"), 0, 1, False).batches(0, 1))
+    method.embed(batch, Clock(0, planned.total_steps, planned.steps_per_epoch))
+    assert sum(seen) == 32 * passes == 32 * (planned.views_per_image + method.target_forwards)
