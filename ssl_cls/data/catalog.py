@@ -12,7 +12,7 @@ from ssl_cls.augment.view import View
 from ssl_cls.data.entries import ENTRIES
 from ssl_cls.data.source import Source
 from ssl_cls.errors import UserError
-from ssl_cls.spec import Fraction, Natural, spec
+from ssl_cls.spec import Count, Fraction, Natural, spec
 
 Split = Literal["train", "val", "test"]
 
@@ -30,6 +30,7 @@ class DataConfig:
     max_bad_fraction: Fraction = 0.01  # of unreadable images that a run may replace before it is refused
     labels: Annotated[str, MinLen(1)] | None = None  # folder: a manifest for some or all of its images
     window: tuple[float, float] | None = None  # folder: which values of deep pixels (16 bits, float) are 0 and 255
+    size: Count | None = None  # side of the views where a recipe sets none, in pixels; None: the images' own, or 224
 
     def __post_init__(self) -> None:
         if self.source not in NAMES:
