@@ -14,6 +14,7 @@ from ssl_cls.data.source import Source, all_labels, labelled
 from ssl_cls.errors import UserError
 
 MIN_A_CLASS = 20  # labelled images: fewer, and the fifth that is tested on is four at most
+_NAMED = 5  # small classes that are named one by one
 _KEYS = ("data.source", "data.path", "data.labels")
 
 
@@ -50,6 +51,15 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
     return config
 
 
+def has_labels(config: DataConfig) -> bool:
+    """Whether there is anything to judge an encoder by.
+
+    Raises:
+        UserError: the data cannot be had.
+    """
+    return catalog.open(config, "train").num_classes is not None
+
+
 def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) -> EvalData:  # noqa: B008
     """The labelled images of train, val and test of a data set, with one class or several labels each.
 
@@ -73,6 +83,9 @@ def cautions(data: EvalData) -> list[str]:
     sizes = torch.stack([_class_sizes(source, data.num_classes) for source in (data.train, data.val, data.test)])
     small = torch.nonzero(sizes.sum(0) < MIN_A_CLASS)[:, 0].tolist()
     names = data.train.class_names or [str(number) for number in range(data.num_classes)]
+    if len(small) > _NAMED:
+        some = ", ".join(f"{names[number]!r} {int(sizes[:, number].sum())}" for number in small[:_NAMED])
+        return [f"{len(small)} classes have fewer than {MIN_A_CLASS} labelled images, which say little: {some}, ..."]
     return [
         f"class {names[number]!r} has {int(sizes[:, number].sum())} labelled images, of which {int(sizes[2, number])} "
         f"are tested on: fewer than {MIN_A_CLASS} say little about it"

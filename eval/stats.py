@@ -34,6 +34,14 @@ def student_t_interval(values: list[float], level: float = 0.95) -> Interval:
     return Interval(mean, t_quantile((1 + level) / 2, n - 1) * math.sqrt(variance / n), n)
 
 
+def wilson_interval(percent: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, in percent, that n independent images leave (Wilson 1927), in percent."""
+    share, z2 = percent / 100, 1.959964**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return 100 * (middle - half), 100 * (middle + half)
+
+
 def t_quantile(probability: float, freedom: int) -> float:
     """The t below which Student's distribution of `freedom` degrees has `probability`, in [0.5, 1).
 

@@ -1,21 +1,23 @@
 """A suite: recipes x seeds, and what is done with each. Everything that is already done is skipped."""
 
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from accelerate.commands.config.config_args import default_config_file
 
-from eval import encoders
-from eval.base import Context, Evaluator
+from eval import encoders, fitting
+from eval.base import Context, EvalData, Evaluator
 from eval.data import open_data, shown
 from eval.fewlabel import FewLabel
 from eval.finetune import FineTune
+from eval.fitting import Fit
 from eval.judge import judge
 from eval.knn import KNN
 from eval.linear import Linear
@@ -23,6 +25,7 @@ from ssl_cls import config
 from ssl_cls.config import Recipe
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.run import Run
 from ssl_cls.spec import Count, Natural, Positive, spec
@@ -46,7 +49,10 @@ class FineTunePart:
 class Suite:
     name: str
     recipes: tuple[str, ...]  # each as on a command line: a file, and overrides such as train.epochs=3
+    changes: tuple[str, ...] = ()  # overrides of every recipe, after its own
+    fit: tuple[Fit, ...] = ()  # size and budget by the images' size: the first that is for them
     seeds: tuple[Natural, ...] = (0,)
+    labels_per_class: tuple[Count, ...] = ()  # in place of both n_labels, by the classes that the data have
     few_label: FewLabelPart = field(default_factory=FewLabelPart)
     fine_tune: FineTunePart = field(default_factory=FineTunePart)
     results: str | None = None  # the committed rows: what is in there is not done again, what is new is added
@@ -73,8 +79,29 @@ class Judgement(NamedTuple):
     evaluators: list[Evaluator]
 
 
+def load(path: str, overrides: Sequence[str] = ()) -> Suite:
+    """The suite in a file. Overrides of its own keys change it; all others change every recipe.
+
+    What is changed is another suite: committed rows count for nothing in it, and other data have another folder.
+
+    Raises:
+        UserError: the file or a value is wrong. What no recipe knows is refused when the recipes are read.
+    """
+    own = {one.name for one in fields(Suite)}
+    mine = [one for one in overrides if re.split("[.=]", one)[0] in own]
+    suite = config.load_spec(Suite, path, mine)
+    if others := tuple(one for one in overrides if one not in mine):
+        said = dict(one.split("=", 1) for one in others if "=" in one)
+        data = [Path(said[key]).resolve().stem for key in ("data.path", "data.labels") if said.get(key)]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([suite.name, *data]))
+        suite = replace(suite, name=name, changes=(*suite.changes, *others), results=None)
+    return suite
+
+
 def pretrainings(suite: Suite) -> Iterator[Pretraining]:
     """One a recipe and seed, in the order that gives the first answers first: seed by seed.
+
+    A supervised recipe is left out where the images have no labels that it could learn from.
 
     Raises:
         UserError: a recipe is wrong, or two of them share a name.
@@ -82,12 +109,16 @@ def pretrainings(suite: Suite) -> Iterator[Pretraining]:
     names: dict[str, str] = {}
     for seed in suite.seeds:
         for entry in suite.recipes:
-            path, *changes = shlex.split(entry)
-            loaded = config.load(path, changes)
+            path, *own = shlex.split(entry)
+            loaded = config.load(path, [*own, *suite.changes])
             if names.setdefault(loaded.name, path) != path:
                 raise UserError(f"two recipes of the suite are named {loaded.name}", path, "give each its own name")
-            overrides = [*changes, f"seed={seed}", f"run.dir={suite.folder / f'{loaded.name}-seed{seed}'}"]
             source = catalog.open(loaded.data, "train")
+            if not fitting.teaches(loaded, source):
+                continue
+            fitted = fitting.changes(suite.fit, loaded, source)
+            place = [f"seed={seed}", f"run.dir={suite.folder / f'{loaded.name}-seed{seed}'}"]
+            overrides = [*own, *fitted, *suite.changes, *place]
             recipe = config.resolved(config.load(path, overrides), catalog.input_size(source), source.channels)
             yield Pretraining(recipe, [*launcher(), "tools/pretrain.py", path, *overrides])
 
@@ -113,17 +144,24 @@ def launcher() -> list[str]:
     ]
 
 
-def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
+def judgements(suite: Suite, runs: list[Pretraining], judged: EvalData) -> list[Judgement]:
     """Every method's encoder, the random encoder of every backbone (which, fine-tuned, is scratch), and raw pixels.
 
-    The supervised reference has seen all labels, so its few-label cells stay empty.
+    The supervised reference has seen all labels, so its few-label cells stay empty. Images of several labels each are
+    judged by frozen features alone.
     """
-    tune = suite.fine_tune
+    tune, few_labels, tuned_labels = suite.fine_tune, suite.few_label.n_labels, suite.fine_tune.n_labels
+    if suite.labels_per_class:
+        few_labels = fitting.label_counts(suite.labels_per_class, judged)
+        tuned_labels = few_labels[-1:]
     probes: list[Evaluator] = [KNN(), Linear()]
-    few: list[Evaluator] = [FewLabel(n_labels=suite.few_label.n_labels, draws=tuple(range(suite.few_label.draws)))]
+    few: list[Evaluator] = []
+    if few_labels:
+        few.append(FewLabel(n_labels=few_labels, draws=tuple(range(suite.few_label.draws))))
     tuned: list[Evaluator] = [
         FineTune(n_labels=n, draws=tuple(range(tune.draws)), learning_rates=tune.learning_rates, steps=tune.steps)
-        for n in tune.n_labels
+        for n in tuned_labels
+        if all_labels(judged.train).ndim == 1
     ]
     asked: dict[Path, Judgement] = {
         suite.folder / "pixels": Judgement("pixels", runs[0].recipe.data, 0, suite.folder / "pixels", probes + few)

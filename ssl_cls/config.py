@@ -200,10 +200,11 @@ def resolved(recipe: Recipe, size: int, channels: int) -> Recipe:
     """The recipe with nothing left to a default that the data decide: views, and every view's size.
 
     Args:
-        size: side of the data's images in pixels; views without a size get it, or 28 if it is smaller.
+        size: side of the data's images in pixels; views without a size get data.size, else this, or 28 if it is
+            smaller.
         channels: of the data; one-channel images need no colour augmentation.
     """
-    side = max(size, MIN_SIDE)
+    side = recipe.data.size or max(size, MIN_SIDE)
     views = fitting(recipe.data.source, recipe.method.views(side, channels)) if recipe.views is None else recipe.views
     sized = tuple(view if view.size else replace(view, size=side) for view in views)
     return _checked(Recipe, asdict(replace(recipe, views=sized)))

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _QUIET_SECONDS = 20.0  # between lines where there is no terminal
+_WAIT = 0.1  # of the time: waiting longer for images is worth a change
+_PATIENCE = 3  # updates, of which the first has the start of the decoding processes in it
 
 
 class Display:
@@ -17,6 +19,7 @@ class Display:
     def __init__(self, name: str, total: int, done: int, then: str) -> None:
         self.name, self.total, self.then = name, total, then
         self._bar: Progress | None = None
+        self._waits: list[float] = []
         self._said, self._started, self._done = time.monotonic() - _QUIET_SECONDS, time.monotonic(), done
         if sys.stderr.isatty():
             self._bar = Progress(
@@ -29,7 +32,15 @@ class Display:
                 name, total=total, completed=done, figures="", then=f"then {then}" if then else ""
             )
 
-    def update(self, done: int, figures: str) -> None:
+    def update(self, done: int, figures: str, data_wait: float, advice: str) -> None:
+        """data_wait: share of the time since the last update that was spent waiting for images.
+
+        Where it is above 10 % from the beginning on, `advice` is printed, once.
+        """
+        figures += f"  data wait {data_wait:.0%}"
+        self._waits.append(data_wait)
+        if len(self._waits) == _PATIENCE + 1 and min(self._waits[1:]) > _WAIT:
+            self._say(f"{self.name}: a tenth of the time and more is spent waiting for images: {advice}")
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=figures)
             return
@@ -40,6 +51,12 @@ class Display:
                 f"{self.name}: step {done}/{self.total}  {figures}  eta {eta / 60:.1f} min", file=sys.stderr, flush=True
             )
             self._said = now
+
+    def _say(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

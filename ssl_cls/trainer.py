@@ -162,7 +162,8 @@ def pretrain(
                         },
                     )
                     if shown is not None:
-                        shown.update(completed, f"loss {row['loss']:.3f}  {speed:.0f} images/s")
+                        figures_shown = f"loss {row['loss']:.3f}  {speed:.0f} images/s"
+                        shown.update(completed, figures_shown, waited / seconds, stream.advice)
                 interval, waited, last_logged = time.perf_counter(), 0.0, completed
             if (epoch_ends or ends) and main:
                 seen = {

@@ -1,10 +1,11 @@
-"""Published data sets and your own: python tools/data.py list | info NAME | get NAME | verify NAME [--dir DIR]
+"""Published data sets and your own: python tools/data.py list | info NAME | get NAME | verify NAME | pack PATH
 
 python tools/data.py list                              every data set with its images, classes, and whether it is here
 python tools/data.py info cifar10                      splits, licence, source, checksums; what to put where
 python tools/data.py get cifar10                       into data/, resumed where it broke off, checksums compared
 python tools/data.py verify cifar10                    checksums, counts and labels; every image is decoded
 python tools/data.py verify folder --dir photos        the same of your own images
+python tools/data.py pack photos --size 256            decode them once: photos-256.pack is trained on with data.path=
 """
 
 import argparse
@@ -32,6 +33,11 @@ def main() -> None:
         own.add_argument("--dir", help="where data sets are kept (default: data); of `folder`, the images")
         if command == "verify":
             own.add_argument("--labels", help="of `folder`: a manifest with labels for some or all images")
+    packing = commands.add_parser("pack", help="decode images once, for training that need not; resumes")
+    packing.add_argument("path", help="your own images: a folder, a manifest, tar shards or Parquet")
+    packing.add_argument("--size", type=int, required=True, help="pixels that no shorter side is to exceed")
+    packing.add_argument("--out", help="the pack (default: PATH-SIZE.pack)")
+    packing.add_argument("--labels", help="a manifest with labels for some or all images")
     args = parser.parse_args()
     if args.command in ("verify", "check") and args.name == "folder" and args.dir is None:
         parser.error("which folder? add --dir DIR")
@@ -39,7 +45,7 @@ def main() -> None:
     from ssl_cls.screen import guarded
 
     commands_by_name = {"list": listed, "info": described, "get": fetched, "verify": verified, "check": verified}
-    guarded(lambda: commands_by_name[args.command](args))
+    guarded(lambda: packed(args) if args.command == "pack" else commands_by_name[args.command](args))
 
 
 def listed(args: argparse.Namespace) -> None:
@@ -116,6 +122,44 @@ def fetched(args: argparse.Namespace) -> None:
     folder = download.get(name, entry, root)
     unknown = [file.name for file in entry.get if file.md5 is None]
     print(f"{name} is in {folder}" + (f"; no checksum is published of {', '.join(unknown)}" if unknown else ""))
+
+
+def packed(args: argparse.Namespace) -> int:
+    """0; or 1 if there is such a pack already, and it has been changed."""
+    import contextlib
+    from pathlib import Path
+
+    from rich.progress import Progress
+
+    from ssl_cls.data import catalog, pack
+    from ssl_cls.data.files import Files
+    from ssl_cls.data.packed import is_pack
+    from ssl_cls.errors import UserError
+
+    if args.size < 1:
+        raise UserError(f"no image has a size of {args.size}", "--size", "give a number of pixels, such as 256")
+    path = Path(args.path).expanduser().resolve()
+    target = Path(args.out) if args.out else path.with_name(f"{path.stem}-{args.size}.pack")
+    with Progress(transient=True) as bar:
+        if is_pack(target):
+            task = bar.add_task(f"verifying {target.name}")
+            wrong = pack.verify(target, lambda done, total: bar.update(task, completed=done, total=total))
+            print("\n".join(wrong) if wrong else f"{target} is there already, and whole")
+            return 1 if wrong else 0
+        config = catalog.DataConfig(source=catalog.OWN, path=args.path, labels=args.labels)
+        sources = {"train": catalog.open(config, "train")}
+        for split in ("val", "test"):
+            with contextlib.suppress(UserError):  # no images in it
+                sources[split] = catalog.open(config, split)
+        files = {split: source for split, source in sources.items() if isinstance(source, Files)}
+        if not files:
+            raise UserError("these images are not encoded: there is nothing to pack", args.path, "use them as they are")
+        task = bar.add_task(f"packing {target.name}")
+        pack.pack(
+            files, target, args.size, config.max_bad_fraction, lambda n, of: bar.update(task, completed=n, total=of)
+        )
+    print(f"{target}: train on it with data.source={catalog.OWN} data.path={target}")
+    return 0
 
 
 def _entry(name: str):  # type: ignore[no-untyped-def]

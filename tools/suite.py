@@ -1,5 +1,8 @@
 """Recipes x seeds -> pretrain -> evaluate -> compare: python tools/suite.py recipes/suites/demo.yaml
 
+python tools/suite.py recipes/suites/own.yaml data.path=DIR [data.labels=labels.csv]      on your own images
+python tools/suite.py recipes/suites/demo.yaml seeds=[0,1] train.epochs=1      changes to the suite, and to every recipe
+
 Stop it and start it again whenever you like: what is done is skipped. What the suite file names as `results` counts as
 done, and new rows are added to it.
 """
@@ -11,27 +14,36 @@ from pathlib import Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", help="a YAML file, such as recipes/suites/demo.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="changes to the suite, or else to every recipe in it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what there is to do, do nothing")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
 
     from ssl_cls.screen import guarded
 
-    guarded(lambda: run(args.suite, args.dry_run))
+    guarded(lambda: run(args.suite, args.overrides, args.dry_run))
 
 
-def run(path: str, dry_run: bool) -> int:
+def run(path: str, overrides: list[str], dry_run: bool) -> int:
     from rich.console import Console
 
-    from eval import report, rows, suite
-    from ssl_cls import config, launch
+    from eval import report, rows, suite, unlabelled
+    from eval.data import has_labels, open_data
+    from ssl_cls import launch
 
-    asked = config.load_spec(suite.Suite, path)
+    asked = suite.load(path, overrides)
+    command = ["python", "tools/suite.py", path, *overrides]
     console = Console(highlight=False, stderr=True)
     committed = Path(asked.results) if asked.results else None
     known = rows.collect([committed]) if committed and committed.exists() else []
     done = {row.run for row in known}
     runs = [one for one in suite.pretrainings(asked) if one.run.folder.name not in done]
-    judgements = [one for one in suite.judgements(asked, runs) if one.out.name not in done] if runs else []
+    judged = bool(runs) and has_labels(runs[0].recipe.data)
+    judgements = []
+    if judged:
+        data = open_data(runs[0].recipe.data)
+        judgements = [one for one in suite.judgements(asked, runs, data) if one.out.name not in done]
     if dry_run:
         for one in runs:
             one.run.check()
@@ -52,6 +64,8 @@ def run(path: str, dry_run: bool) -> int:
             unfinished[place + 1].recipe.name
             if place + 1 < len(unfinished)
             else f"evaluation of {len(judgements)} encoders"
+            if judged
+            else "what they find alike"
         )
         console.print(
             f"[bold]pretraining {number + 1} of {len(runs)}: {one.recipe.name}, seed {one.recipe.seed}[/bold]"
@@ -59,6 +73,11 @@ def run(path: str, dry_run: bool) -> int:
         suite.pretrain(one, then)
 
     launch.use_all_cores()
+    if runs and not judged:
+        screen = Console(highlight=False)
+        written = unlabelled.present([one.run.folder for one in runs], command, asked.folder, screen)
+        screen.print(f"\n{written}", markup=False, soft_wrap=True)
+        return 0
     for number, judgement in enumerate(judgements):
         console.print(f"[bold]evaluation {number + 1} of {len(judgements)}: {judgement.out.name}[/bold]", markup=True)
         suite.evaluate(judgement, lambda text: console.print(f"  {text}", markup=False))
@@ -68,7 +87,7 @@ def run(path: str, dry_run: bool) -> int:
         rows.export([*known, *rows.collect(folders)] if folders else known, committed)
     everything = [*known, *(rows.collect(folders) if folders else [])]
     screen = Console(highlight=False)
-    written = report.present(everything, ["python", "tools/suite.py", path], asked.folder, screen)
+    written = report.present(everything, command, asked.folder, screen)
     picture = written.with_name("label_efficiency.svg")
     if committed is not None and picture.exists():
         committed.with_suffix(".svg").write_bytes(picture.read_bytes())

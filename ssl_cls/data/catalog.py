@@ -12,7 +12,7 @@ from ssl_cls.augment.view import View
 from ssl_cls.data.entries import ENTRIES
 from ssl_cls.data.source import Source
 from ssl_cls.errors import UserError
-from ssl_cls.spec import Fraction, Natural, spec
+from ssl_cls.spec import Count, Fraction, Natural, spec
 
 Split = Literal["train", "val", "test"]
 
@@ -24,12 +24,13 @@ NAMES = (*ENTRIES, OWN)
 class DataConfig:
     source: str = "fashion_mnist"  # a published data set, or `folder`: your own images, whatever they lie in
     # published: where data sets are kept, ./data when left out. folder: a directory of images or of tar shards, a
-    # manifest (.csv, .jsonl), .npz or .parquet, recognised by its name
+    # manifest (.csv, .jsonl), .npz, .parquet or a pack (tools/data.py pack), recognised by its name
     path: str | None = None
     workers: Natural | Literal["auto"] = "auto"  # decoding processes of file sources; array sources need none
     max_bad_fraction: Fraction = 0.01  # of unreadable images that a run may replace before it is refused
     labels: Annotated[str, MinLen(1)] | None = None  # folder: a manifest for some or all of its images
     window: tuple[float, float] | None = None  # folder: which values of deep pixels (16 bits, float) are 0 and 255
+    size: Count | None = None  # side of the views where a recipe sets none, in pixels; None: the images' own, or 224
 
     def __post_init__(self) -> None:
         if self.source not in NAMES:
@@ -49,6 +50,7 @@ def open(config: DataConfig, split: Split, device: torch.device = torch.device("
         UserError: it cannot be fetched or read, or has no such split.
     """
     from ssl_cls.data.own import open_own
+    from ssl_cls.data.packed import Packed
     from ssl_cls.data.published import open_published
 
     if config.source == OWN:
@@ -56,7 +58,11 @@ def open(config: DataConfig, split: Split, device: torch.device = torch.device("
             raise UserError(f"data.source={OWN} needs to know which folder", "data.path", "add data.path=DIR")
         labels = Path(config.labels).expanduser() if config.labels else None
         path = Path(config.path).expanduser()
-        return open_own(path, split, config.max_bad_fraction, labels, config.window, device)
+        source = open_own(path, split, config.max_bad_fraction, labels, config.window, device)
+        if isinstance(source, Packed) and config.size and config.size > source.side:
+            what = f"a pack of {source.side} pixels has not the detail for views of {config.size}"
+            raise UserError(what, "data.size", f"give at most {source.side}, or pack again with --size {config.size}")
+        return source
     root = Path(config.path or "data").expanduser()
     entry = ENTRIES[config.source]
     return open_published(config.source, entry, root, split, config.max_bad_fraction, device)
@@ -76,5 +82,5 @@ def unfit(name: str, views: tuple[View, ...]) -> str:
 
 
 def input_size(source: Source) -> int:
-    """The side of views where a recipe sets none: the images' own, at least 28, or 224 where they differ."""
-    return 224 if source.size is None else max(28, *source.size)
+    """The side of views where a recipe sets none: the images' own, at least 28; where they differ, a pack's, or 224."""
+    return getattr(source, "side", 224) if source.size is None else max(28, *source.size)

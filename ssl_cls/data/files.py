@@ -96,7 +96,7 @@ class Files:
         self.name, self.store, self._index = name, index.store, index
         self.fingerprint, self.channels, self.class_names = index.fingerprint, index.channels, index.class_names
         self.num_classes = len(index.class_names) if index.class_names else None
-        self.mean, self.std = index.mean, index.std
+        self.mean, self.std, self.window = index.mean, index.std, index.window
         self.bad = list(index.bad)
         self._undecodable: set[int] = set()
 
@@ -135,7 +135,7 @@ class Files:
             if candidate in self._undecodable:
                 continue
             try:
-                return cut(store.encoded(candidate), self.channels, boxes, sizes, interpolation, self._index.window)
+                return cut(store.encoded(candidate), self.channels, boxes, sizes, interpolation, self.window)
             except Exception as error:  # decoders raise what they like on damaged bytes
                 self._undecodable.add(candidate)
                 self.bad.append(f"{shown(store.path(candidate))}: {error}")

@@ -1,4 +1,4 @@
-"""A person's own images, recognised by their path: a folder, a manifest, tar shards, Parquet or .npz."""
+"""A person's own images, recognised by their path: a folder, a manifest, tar shards, Parquet, .npz or a pack."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.files import Files
 from ssl_cls.data.folder import list_folder
 from ssl_cls.data.listing import Found, open_listing
+from ssl_cls.data.packed import Packed, is_pack
 from ssl_cls.data.planes import Window
 from ssl_cls.errors import UserError
 
@@ -20,7 +21,7 @@ def open_own(
     labels: Path | None = None,
     window: Window | None = None,
     device: torch.device = torch.device("cpu"),  # noqa: B008
-) -> Arrays | Files:
+) -> Arrays | Files | Packed:
     """One split of the images at `path`; arrays are put on `device`.
 
     labels: a manifest of some or all of these images, which adds to what their places say, or replaces it.
@@ -29,6 +30,10 @@ def open_own(
     Raises:
         UserError: nothing there that can be read, or nothing of this split.
     """
+    if is_pack(path):
+        if labels:
+            raise UserError("a pack has its labels in itself", "data.labels", "pack again with --labels")
+        return Packed(path, split)
     if path.suffix == ".npz":
         if labels:
             raise UserError("a .npz file has its labels in itself", "data.labels", "leave it out")

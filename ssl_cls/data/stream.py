@@ -14,6 +14,7 @@ from ssl_cls.augment.augment import Augment
 from ssl_cls.data import sampler
 from ssl_cls.data.batch import Batch
 from ssl_cls.data.files import refuse_bad
+from ssl_cls.data.packed import Packed
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.rng import DrawKey
@@ -87,6 +88,16 @@ class Stream:
         self.needs_labels, self.max_bad_fraction = needs_labels, max_bad_fraction
         self.workers = _usual_workers() if workers == "auto" else workers
         self._share = _Share(len(source), batch_size, seed, micro_batches, rank, num_ranks)
+
+    @property
+    def advice(self) -> str:
+        """What to change where training waits for images."""
+        if self.source.size is not None:
+            return "views are made on the training device: cheaper ones (fewer, smaller, without blur) cost less"
+        pack = "" if isinstance(self.source, Packed) else " or decode once: python tools/data.py pack PATH --size N"
+        return f"give more decoding processes than {self.workers} (data.workers=N) where cores are idle,{pack}".rstrip(
+            ","
+        )
 
     def batches(self, start: int, stop: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step in [start, stop), counted from the start of the run.
