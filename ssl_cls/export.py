@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ssl_cls import durable
 from ssl_cls.backbone import Backbone
 from ssl_cls.errors import UserError
 
@@ -29,6 +29,9 @@ def save_encoder(
 
     timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0) rebuilds the model: a vision
     transformer as it is, a small ResNet after `import ssl_cls`.
+
+    Raises:
+        OSError: the disk is full or read-only.
     """
     model: Any = backbone.model
     cfg = {
@@ -45,16 +48,11 @@ def save_encoder(
         "pretrained_cfg": cfg,
         "ssl_cls": {"pooling": backbone.pooling},
     }
-    writing = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, writing / "model.safetensors")
-    (writing / "provenance.json").write_text(json.dumps(provenance, indent=1))
-    (writing / "config.json").write_text(json.dumps(config, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    writing.rename(folder)
+    with durable.written(folder) as writing:
+        weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, writing / "model.safetensors")
+        (writing / "provenance.json").write_text(json.dumps(provenance, indent=1))
+        (writing / "config.json").write_text(json.dumps(config, indent=1))
 
 
 def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:

@@ -94,7 +94,7 @@ def masked(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> dict[s
     planned = plan.make_plan(recipe, source, 1)
     method = plan.build_method(recipe, source, planned).eval()
     assert isinstance(method, MAE)
-    saved = next((path for path, damage in checkpoint.verified(folder / "checkpoints") if damage is None), None)
+    saved = checkpoint.newest(folder / "checkpoints")
     step = 0
     if saved is not None:
         state = checkpoint.load(saved)

@@ -174,7 +174,7 @@ def _outlive_signals(worker: int) -> None:
 
     Workers end when the main process lets go of them, or is gone.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
