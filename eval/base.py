@@ -1,13 +1,22 @@
 """What an evaluator is, what it may know, and the row it answers with."""
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
+from eval.classifier import Trained
 from ssl_cls.data.source import Source
+
+T = TypeVar("T")
+
+_OPTION = "an option"
+Option = Annotated[T, _OPTION]
+"""The type of a field that an evaluator's spec got later on: rows mention it only where it is not at its default, so
+that a row from before there was such a field still says exactly what was done."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Result:
 
     evaluator: str  # versioned: "knn/v1"
     settings: dict[str, Any]  # what was fixed and what was chosen
-    metrics: dict[str, float]  # percent: top1, top5; nats: cross_entropy
+    metrics: dict[str, float]  # percent: top1, top5, mAP, ...; nats: cross_entropy
     n_train: int
     n_test: int
     predictions: Tensor
@@ -75,6 +84,7 @@ class Result:
     optimism: list[dict[str, Any]] = field(
         default_factory=list
     )  # {settings, top1 on test} of every setting; nothing reads it for choosing
+    classifier: Trained | None = field(default=None, repr=False)  # to be used; written beside eval/
 
 
 def stem(evaluator: str, n_labels: int | None, draw: int | None) -> str:
@@ -89,6 +99,15 @@ class Evaluator(Protocol):
     def name(self) -> str: ...
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]: ...
+
+
+def specification(evaluator: Evaluator) -> dict[str, Any]:
+    """The evaluator's spec as rows keep it, in JSON's types: what makes two evaluations the same."""
+    hints = get_type_hints(type(evaluator), include_extras=True)
+    options = {name for name, hint in hints.items() if _OPTION in getattr(hint, "__metadata__", ())}
+    usual = {one.name: one.default for one in fields(evaluator) if one.name in options}  # type: ignore[arg-type]
+    said = {key: value for key, value in asdict(evaluator).items() if usual.get(key, ...) != value}  # type: ignore[call-overload]
+    return json.loads(json.dumps(said))  # type: ignore[no-any-return]
 
 
 def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from eval.lines import Column, Line, check_alike, make_lines
 from eval.record import Row
-from eval.stats import paired_bootstrap, student_t_interval
+from eval.stats import mcnemar, paired_bootstrap, student_t_interval
 
 # What the small CNN was measured to reach from scratch on so many Fashion-MNIST labels.
 _FLOORS = {600: 79.7, 100: 72.5}
@@ -31,6 +31,7 @@ class Difference:
     p: float = 1.0
     half_width: float | None = None  # 95 % over seeds and draws: Student t
     n: int = 0
+    mcnemar: int | None = 0  # of these n, how many alone differ in this direction at 5 %; None: not run against run
     refused: str = ""
 
     @property
@@ -108,7 +109,7 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
 
     None where per-image predictions are missing or no draw is shared.
     """
-    ours, theirs = [], []
+    ours, theirs, alone = [], [], []
     for row in line.rows[column]:
         same_draw = [other for other in base.rows[column] if other.draw == row.draw]
         partners = [other for other in same_draw if other.seed == row.seed] or same_draw
@@ -116,9 +117,14 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
         if row.correct is not None and partners and len(correct) == len(partners):
             ours.append(row.correct.astype(np.float64))
             theirs.append(np.mean(correct, axis=0))
+            alone.append(mcnemar(row.correct, correct[0]) if len(correct) == 1 else None)
     if not ours:
         return None
     points, low, high, p = paired_bootstrap(np.mean(ours, axis=0), np.mean(theirs, axis=0))
     each = [100 * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
     _, half_width, n = student_t_interval(each)
-    return Difference(line.label, base.kind, column, points, low, high, p, half_width, n)
+    rejecting = sum(q is not None and q < 0.05 and x * points > 0 for q, x in zip(alone, each, strict=True))
+    return Difference(
+        *(line.label, base.kind, column, points, low, high, p, half_width, n),
+        mcnemar=None if None in alone else rejecting,
+    )

@@ -10,7 +10,7 @@ from eval.base import EvalData
 from eval.channels import seen_with
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
-from ssl_cls.data.source import all_labels, labelled
+from ssl_cls.data.source import Source, all_labels, labelled
 from ssl_cls.errors import UserError
 
 MIN_A_CLASS = 20  # labelled images: fewer, and the fifth that is tested on is four at most
@@ -34,7 +34,7 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
             )
         if key != "data.source":
             try:
-                config = replace(config, **{key.removeprefix("data."): value})
+                config = replace(config, path=value) if key == "data.path" else replace(config, labels=value)
             except ValueError as error:
                 raise UserError(str(error), override, "give data.source=folder before it") from error
             continue
@@ -51,10 +51,10 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
 
 
 def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) -> EvalData:  # noqa: B008
-    """The labelled images of train, val and test of a data set, with one class each.
+    """The labelled images of train, val and test of a data set, with one class or several labels each.
 
     Raises:
-        UserError: the data cannot be had, or are not labelled so.
+        UserError: the data cannot be had, or no image of a split is labelled.
     """
     train, val, test = (labelled(catalog.open(config, split, device)) for split in ("train", "val", "test"))
     for source in (train, val, test):
@@ -64,17 +64,13 @@ def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) ->
                 source.name,
                 "put the images of each class into a folder of its own, or give data.labels=labels.csv",
             )
-        if all_labels(source).ndim != 1:
-            raise UserError("these images have several labels each; evaluation takes one class an image", source.name)
     assert train.num_classes is not None
     return EvalData(train.name.rpartition("/")[0], train, val, test, train.num_classes)
 
 
 def cautions(data: EvalData) -> list[str]:
     """What a reader of a table on these data should know first: classes too small for their accuracy to mean much."""
-    sizes = torch.stack(
-        [torch.bincount(all_labels(s), minlength=data.num_classes) for s in (data.train, data.val, data.test)]
-    )
+    sizes = torch.stack([_class_sizes(source, data.num_classes) for source in (data.train, data.val, data.test)])
     small = torch.nonzero(sizes.sum(0) < MIN_A_CLASS)[:, 0].tolist()
     names = data.train.class_names or [str(number) for number in range(data.num_classes)]
     return [
@@ -82,6 +78,12 @@ def cautions(data: EvalData) -> list[str]:
         f"are tested on: fewer than {MIN_A_CLASS} say little about it"
         for number in small
     ]
+
+
+def _class_sizes(source: Source, num_classes: int) -> torch.Tensor:
+    """Images of each class, or with each label: int64 [num_classes]."""
+    labels = all_labels(source)
+    return torch.bincount(labels, minlength=num_classes) if labels.ndim == 1 else (labels > 0).sum(0)
 
 
 def shown(data: EvalData, channels: int) -> EvalData:

@@ -13,19 +13,17 @@ _EPOCH = -2  # keeps label draws apart from training's draws, whose epochs are n
 
 
 def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
-    """Draw `number` of n labelled images: indices int64 [n] into `labels`, int64 [N] (-1: never drawn).
+    """Draw `number` of n labelled images: indices int64 [n] into `labels`, int64 [N] (-1: never drawn) or float [N, K].
 
     A draw is the first n of one fixed order of the data, which deals one image of every class in turn. So it
     is class-balanced to within one image and contains the same draw of a smaller n; a class that runs out is
-    passed over.
+    passed over. Where images have several labels each, the order is that of their hashes.
 
     Raises:
-        UserError: multi-label data, more labels asked for than there are, or fewer than two a class, since
+        UserError: more labels asked for than there are, or fewer than two a class, since
             settings are chosen by holding some of the n out.
     """
-    if labels.ndim != 1:
-        raise UserError("few-label evaluation needs one class an image; this data is multi-label", "data.source")
-    known = torch.nonzero(labels >= 0)[:, 0]
+    known = torch.nonzero(labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1))[:, 0]
     if n > len(known):
         raise UserError(
             f"n_labels={n}, but train and val have {len(known)} labelled images",
@@ -40,6 +38,8 @@ def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
         )
     chance = bits(DrawKey(number, _EPOCH), known, 0, 2)
     by_turn = chance[:, 0].argsort()
+    if labels.ndim == 2:
+        return known[by_turn[:n]]
     turn = torch.empty_like(known)
     turn[by_turn] = ranks(labels[known[by_turn]])
     # Who is first within a turn is drawn apart: by the same number, large classes would tend to be.
@@ -57,10 +57,13 @@ def ranks(labels: Tensor) -> Tensor:
 
 
 def folds(labels: Tensor, num_folds: int = 5) -> Tensor:
-    """A fold, 0..num_folds-1, of each drawn label, int64 [n]: every class is spread as evenly as it goes.
+    """A fold, 0..num_folds-1, of each drawn label, int64 [n]: every class is spread as evenly as it goes; images of
+    several labels each, float [n, K], go in turn.
 
     Classes start at different folds: with few images a class the folds have like sizes all the same.
     """
+    if labels.ndim == 2:
+        return torch.arange(len(labels)) % num_folds
     return (ranks(labels) + labels) % num_folds
 
 

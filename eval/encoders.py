@@ -2,8 +2,10 @@
 
 RUNDIR           what a finished run exported
 pixels           no network: the image itself
-random:X         X's architecture with fresh weights from the seed; X is a timm name, a recipe .yaml or a run
-directory timm:NAME        weights that timm fetches
+random:X         X's architecture with fresh weights from the seed; X is a timm name, a recipe .yaml or a run directory
+timm:NAME        weights that timm fetches
+weights:FILE@X   weights that MoCo, SimSiam, BYOL, DINO, DINOv2, MAE, lightly, solo-learn, timm or torchvision saved, as
+                 .safetensors or torch's zip format; X is the timm name of their architecture
 PATH             a folder with config.json and model.safetensors, or that model.safetensors
 """
 
@@ -11,11 +13,13 @@ import difflib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from eval import layouts
 from eval.base import Encoder, EvalData, Provenance
 from ssl_cls import config, export
 from ssl_cls.augment.view import expand
@@ -24,7 +28,7 @@ from ssl_cls.config import Recipe
 from ssl_cls.data import catalog
 from ssl_cls.errors import UserError
 
-_FORMS = "give a run directory, pixels, random:BACKBONE, timm:NAME or a model.safetensors"
+_FORMS = "give a run directory, pixels, random:BACKBONE, timm:NAME, weights:FILE@ARCHITECTURE or a model.safetensors"
 
 
 class Pixels(nn.Module):
@@ -47,6 +51,8 @@ def load(spec: str, data: EvalData, seed: int) -> Encoder:
         return _random(name, data, seed)
     if kind == "timm" and colon:
         return _pretrained(name, seed)
+    if kind == "weights" and colon:
+        return _foreign(name, seed)
     path = Path(spec)
     if (path / "recipe.yaml").is_file():
         return _run(path)
@@ -96,13 +102,7 @@ def _random(name: str, data: EvalData, seed: int) -> Encoder:
 
 
 def _pretrained(name: str, seed: int) -> Encoder:
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise UserError(
-            f"timm has no model named {name!r}",
-            f"timm:{name}",
-            f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()",
-        )
+    _check_name(name, f"timm:{name}")
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub, the network and timm each raise their own
@@ -110,19 +110,41 @@ def _pretrained(name: str, seed: int) -> Encoder:
         raise UserError(
             f"timm cannot fetch weights for {name}: {reason}",
             f"timm:{name}",
-            "check the network, or copy the weights here and give the file",
+            "check the network, or copy the weights here and give weights:FILE@ARCHITECTURE",
         ) from error
-    cfg = model.pretrained_cfg
-    network = Backbone(model, "cls" if getattr(model, "global_pool", "") == "token" else "avg")
-    come_from = Provenance(f"timm-{_slug(name)}", "timm", name, seed)
-    return _encoder(
-        network,
-        cfg["input_size"][1],
-        cfg["mean"],
-        cfg["std"],
-        come_from,
-        Path("runs") / come_from.run / "eval",
+    return _timm_s(model, Provenance(f"timm-{_slug(name)}", "timm", name, seed))
+
+
+def _foreign(name: str, seed: int) -> Encoder:
+    """FILE@ARCHITECTURE."""
+    file, at, architecture = name.rpartition("@")
+    if not at:
+        raise UserError(
+            "weights alone do not say what architecture they are of",
+            f"weights:{name}",
+            "add it, as timm calls it: weights:FILE@resnet50",
+        )
+    _check_name(architecture, f"weights:{name}")
+    model = timm.create_model(architecture, pretrained=False, num_classes=0)
+    layouts.load_into(model, Path(file), architecture)
+    return _timm_s(
+        model, Provenance(f"weights-{_slug(str(Path(file).with_suffix('')))}", "weights", architecture, seed)
     )
+
+
+def _check_name(name: str, where: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        fix = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        raise UserError(f"timm has no model named {name!r}", where, fix)
+
+
+def _timm_s(model: nn.Module, come_from: Provenance) -> Encoder:
+    """An encoder that is fed and pooled as timm's own configuration says."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    network = Backbone(model, "cls" if getattr(model, "global_pool", "") == "token" else "avg")
+    out = Path("runs") / come_from.run / "eval"
+    return _encoder(network, cfg["input_size"][1], cfg["mean"], cfg["std"], come_from, out)
 
 
 def _run(path: Path) -> Encoder:
@@ -144,26 +166,14 @@ def _run(path: Path) -> Encoder:
 
 
 def _weights(path: Path, seed: int) -> Encoder:
-    if path.suffix in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl"):
-        raise UserError(
-            "weights in this format are not read: it can run code",
-            str(path),
-            "convert them to model.safetensors, with timm's names and a timm config.json beside it",
-        )
     folder = path if path.is_dir() else path.parent
     if not path.exists():
         raise UserError(f"no encoder {str(path)!r}", str(path), _FORMS)
-    if not path.is_dir() and path.name != "model.safetensors":
-        raise UserError(
-            "not a weights file that is read here",
-            str(path),
-            "call it model.safetensors, with a timm config.json beside it",
-        )
-    if not (folder / "config.json").is_file():
+    if (path.is_file() and path.name != "model.safetensors") or not (folder / "config.json").is_file():
         raise UserError(
             "weights alone do not say what architecture they are of",
             str(path),
-            "put a timm config.json beside them, as save_for_hf writes it",
+            f"add it, as timm calls it: weights:{path}@ARCHITECTURE; or put timm's config.json beside it",
         )
     run = _slug(str(folder))
     saved = json.loads((folder / "config.json").read_text())

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,20 @@ from ssl_cls.errors import UserError
 _BATCH = 250  # images; fixed, so that features do not depend on how many ranks share the work
 
 
-def extract(encoder: Encoder, source: Source, context: Context) -> Tensor:
+class Cut(NamedTuple):
+    """Where in a network features are taken, and how they are pooled."""
+
+    layer: int = -1  # -1: the last, down to -num_layers
+    pooling: str | None = None  # avg, avg2x2, cls; None: the encoder's own
+
+
+OWN = (Cut(),)
+
+
+def extract(encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ...] = OWN) -> Tensor:
     """The encoder's features of every image: float32 [N, D] on the CPU, mapped from a file.
+
+    Those of several cuts are concatenated, from one pass; `widths` says how long each is.
 
     The network runs in eval mode and is left as it was, to the bit. Each rank computes a contiguous share and
     returns the whole. The file is in `context.cache`, named by a digest of weights, architecture, images and
@@ -32,16 +44,37 @@ def extract(encoder: Encoder, source: Source, context: Context) -> Tensor:
         UserError: an image that cannot be decoded (evaluation never replaces one), or features that are not
             finite.
     """
-    path = _path(encoder, source, context)
+    path = _path(encoder, source, context, cuts)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, encoder, source, context)
+        _write(path, encoder, source, context, cuts)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
 def cached(encoder: Encoder, source: Source, context: Context) -> bool:
     """Whether `extract` would only have to read a file."""
-    return _path(encoder, source, context).exists()
+    return _path(encoder, source, context, OWN).exists()
+
+
+def widths(encoder: Encoder, cuts: tuple[Cut, ...]) -> list[int]:
+    """The length of the features of each cut."""
+    blank = torch.zeros(1, encoder.channels, encoder.input_size, encoder.input_size)
+    network, training = encoder.network, encoder.network.training
+    blank = blank.to(next((p.device for p in network.parameters()), blank.device))
+    network.eval()
+    try:
+        with torch.inference_mode():
+            return [_features(network, blank, (cut,)).shape[1] for cut in cuts]
+    finally:
+        network.train(training)
+
+
+def _features(network: Any, images: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
+    if cuts == OWN:
+        return network.features(images)  # type: ignore[no-any-return]
+    layers = tuple(dict.fromkeys(cut.layer for cut in cuts))
+    outputs = dict(zip(layers, network.outputs(images, layers), strict=True))
+    return torch.cat([network.pool(outputs[cut.layer], cut.pooling) for cut in cuts], 1)
 
 
 def batches(
@@ -83,21 +116,21 @@ def _decoded(source: Source, parts: tuple[Tensor, ...], size: int) -> Iterator[T
             yield pixels
 
 
-def _path(encoder: Encoder, source: Source, context: Context) -> Path:
-    return context.cache / f"{_key(encoder, source, context)}.npy"
+def _path(encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ...]) -> Path:
+    return context.cache / f"{_key(encoder, source, context, cuts)}.npy"
 
 
-def _key(encoder: Encoder, source: Source, context: Context) -> str:
+def _key(encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ...] = OWN) -> str:
     # num_heads and the like are in no tensor: hence the backbone's label, and pooling, beside the weights
     parts = (
         encoder.sha256, encoder.provenance.backbone, getattr(encoder.network, "pooling", ""),
         source.fingerprint, len(source), encoder.input_size, encoder.channels, encoder.mean, encoder.std,
-        context.device.type,
+        context.device.type, *(cuts if cuts != OWN else ()),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def _write(path: Path, encoder: Encoder, source: Source, context: Context) -> None:
+def _write(path: Path, encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ...] = OWN) -> None:
     """Every rank fills its rows of one partial file, which is checked and then given its name."""
     num_batches = -(-len(source) // _BATCH)
     first, last = (num_batches * r // context.num_ranks for r in (context.rank, context.rank + 1))
@@ -108,8 +141,8 @@ def _write(path: Path, encoder: Encoder, source: Source, context: Context) -> No
     try:
         with torch.inference_mode():
             if context.rank == 0 or first < last:
-                probe: Tensor = network.features(next(batches(encoder, source, context.device, first, first + 1))[:1])  # type: ignore[operator]
-                dim = probe.shape[1]
+                probe = next(batches(encoder, source, context.device, first, first + 1))[:1]
+                dim = _features(network, probe, cuts).shape[1]
             if context.rank == 0:
                 _memory_map(partial, "w+", len(source), dim)[:] = np.nan
             _barrier(context)
@@ -117,7 +150,7 @@ def _write(path: Path, encoder: Encoder, source: Source, context: Context) -> No
             if first < last:
                 rows = _memory_map(partial, "r+", len(source), dim)
                 for images in batches(encoder, source, context.device, first, last):
-                    features: Tensor = network.features(images)  # type: ignore[operator]
+                    features = _features(network, images, cuts)
                     rows[start : start + len(features)] = features.float().cpu().numpy()
                     start += len(features)
                 rows.flush()

@@ -1,14 +1,15 @@
 """A linear head on n labels, which choose its regularisation as well."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from eval.base import Context, Encoder, EvalData, Result
 from eval.draws import folds, label_draw, pool_labels
 from eval.features import extract
 from eval.heads import Heads, fit
-from eval.metrics import classification
+from eval.tasks import task_of
 from ssl_cls.data.source import all_labels
 from ssl_cls.spec import Count, Natural, spec
 
@@ -18,14 +19,14 @@ _WEIGHT_DECAYS = tuple(10.0 ** (power / 2) for power in range(-6, 3))  # 0.001 t
 
 @spec
 class FewLabel:
-    """Multinomial logistic regression on the frozen features of n images, for each n and draw.
+    """Logistic regression on the frozen features of n images, for each n and draw.
 
     Only the n images have a say. Their 5-fold cross-validation chooses the weight decay, by cross-entropy: of
     12 cases on Fashion-MNIST that missed the best there was by 0.6 points at most, top-1 by up to 2.9, for so
     few images often tie. The head is then refitted on all n.
     """
 
-    name: str = "fewlabel/v1"
+    name: Literal["fewlabel/v1"] = "fewlabel/v1"
     n_labels: tuple[Count, ...] = (100, 600)
     draws: tuple[Natural, ...] = (0, 1, 2, 3, 4)
 
@@ -45,7 +46,7 @@ class FewLabel:
             rows = [train[i] if i < len(train) else val[i - len(train)] for i in drawn.tolist()]
             features = torch.stack(rows).to(context.device)
             losses, heads = cross_validate(features, labels[drawn].to(context.device), data.num_classes)
-            scored = [classification(heads.logits(test, s), test_labels) for s in range(len(_WEIGHT_DECAYS))]
+            scored = [task_of(labels).judge(heads.logits(test, s), test_labels) for s in range(len(_WEIGHT_DECAYS))]
             best = int(losses.argmin())
             results.append(
                 Result(
@@ -70,7 +71,8 @@ class FewLabel:
 def cross_validate(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Heads]:
     """Held-out cross-entropy of each weight decay, float [R], and the R heads fitted on everything.
 
-    All folds and weight decays are one batch of problems, on float [n, D] features and int64 [n] labels.
+    All folds and weight decays are one batch of problems, on float [n, D] features and int64 [n] or
+    float [n, K] labels.
     """
     fold = folds(labels.cpu()).to(labels.device)
     used = torch.stack([fold != k for k in range(_FOLDS)] + [fold >= 0]).float()
@@ -88,5 +90,5 @@ def cross_validate(features: Tensor, labels: Tensor, num_classes: int) -> tuple[
         held = fold == k
         for r in range(len(decays)):
             logits = heads.logits(features[held], k * len(decays) + r)
-            losses[r] += F.cross_entropy(logits, labels[held], reduction="sum") / len(labels)
+            losses[r] += task_of(labels).loss(logits, labels[held]) / len(labels)
     return losses, Heads(heads.weight[-len(decays) :], heads.bias[-len(decays) :])

@@ -1,73 +1,94 @@
 """Fine-tuning on n labels. From random weights, the same code, search and steps are training from scratch."""
 
-import copy
 import logging
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from eval.base import Context, Encoder, EvalData, Result
+from eval.base import Context, Encoder, EvalData, Option, Result
 from eval.channels import seen_with
+from eval.classifier import Classifier
 from eval.draws import Pool, folds, label_draw, pool_labels
 from eval.features import batches
-from eval.metrics import classification
-from ssl_cls.augment.augment import Augment
-from ssl_cls.augment.presets import supervised
-from ssl_cls.augment.view import View
-from ssl_cls.clock import Clock, warmup_cosine
-from ssl_cls.data.catalog import fitting
+from eval.inference import Inference, logits, trained
+from eval.losses import PROBABILITIES, loss
+from eval.metrics import accuracy, classification
+from eval.strategies import Strategy, choose, ridge_accuracy
+from eval.training import Course, Training, looks, train
 from ssl_cls.data.source import Source, Subset, all_labels
-from ssl_cls.data.stream import Stream
 from ssl_cls.rng import DrawKey, bits
 from ssl_cls.spec import Count, Natural, Positive, spec
 
 log = logging.getLogger(__name__)
 
-_WEIGHT_DECAY, _LABEL_SMOOTHING, _WARMUP = 0.05, 0.1, 0.1
+_EPOCHS = 10.0  # on all labels, where nothing else is said
+_AUTO_FOLDS = 2  # of five, that `auto` holds out in turn: each costs it nine trainings
 
 
-class Classifier(nn.Module):
-    """A copy of an encoder's network, all of it trainable, under a fresh linear head.
+class Part(NamedTuple):
+    """Labels to train on, and labels held out of that to choose by."""
 
-    Differs: the head starts as torch's do, where MAE's starts within 2e-5 of zero (He et al. 2022, A.1).
-    From zero a ViT hardly trains: 34 % against 66, 250 steps from scratch, 600 labels of Fashion-MNIST.
-    """
+    kept: Source
+    held: Source
 
-    def __init__(self, network: nn.Module, num_classes: int, example: Tensor) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network).requires_grad_().to(example.device).eval()
-        with torch.no_grad():
-            dim = self._features(example).shape[1]
-        self.head = nn.Linear(dim, num_classes, device=example.device)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """float [B, C, H, W] -> logits [B, num_classes]."""
-        return self.head(self._features(images))  # type: ignore[no-any-return]
+class Case(NamedTuple):
+    """One encoder on one draw of labels."""
 
-    def _features(self, images: Tensor) -> Tensor:
-        return self.network.features(images)  # type: ignore[operator, no-any-return]
+    encoder: Encoder
+    data: EvalData
+    device: torch.device
+    seed: int
+    labelled: Source  # all images of the draw
+    parts: list[Part]  # of them
+    chosen_on: str
+
+
+class Try(NamedTuple):
+    """One setting, trained on each part's kept labels and judged on its held ones."""
+
+    strategy: Strategy
+    rate: float
+    loss: float  # held out, mean over images
+    top1: float  # percent, likewise
+    course: Course
 
 
 @spec
-class FineTune:
-    """All layers and a fresh head, trained on exactly n labels: AdamW, warm-up and cosine, mild augmentation.
+class FineTune(Training):
+    """A fresh head and what `strategy` says of the network, trained on exactly n labels.
 
-    A class-balanced fifth of the n labels chooses the learning rate, by cross-entropy; then all n are trained
-    on, for as many steps. Every encoder gets the same search. The result is a function of (encoder, data,
-    seed, draw), the same on every rank. Raw pixels have nothing to train: no result, and a line in the log.
+    A class-balanced fifth of the n labels chooses the learning rate, by the loss without smoothing; then all n are
+    trained on, for as many steps. With all labels, `val` is what chooses. Every encoder gets the same search. The
+    result is a function of (encoder, data, seed, draw), the same on every rank. Raw pixels have nothing to train: no
+    result, and a line in the log.
+
+    head   feature extraction: the network stays as it is, batch-norm statistics too
+    top    its last `top_blocks` as well
+    all    everything, with `layer_decay`
+    auto   one of them, chosen on the labels: see `strategies.choose`; the row says why
 
     `optimism` has the test scores of the search's models too, which saw four fifths of the labels.
     """
 
-    name: str = "finetune/v1"
-    n_labels: Count = 600
+    name: Literal["finetune/v1"] = "finetune/v1"
+    n_labels: Count | Literal["all"] = 600
     draws: tuple[Natural, ...] = (0,)
     learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
     steps: Count = 500
     batch_size: Count = 64
+    epochs: Option[Positive | None] = None  # passes over the labels, in place of steps; None with all labels: 10
+    strategy: Option[Literal["head", "top", "all", "auto"]] = "all"
+    inference: Option[Inference] = "center"
+
+    def __post_init__(self) -> None:
+        if self.n_labels == "all" and len(self.draws) != 1:
+            raise ValueError("draws must be a single one where n_labels is all: there is nothing to draw")
+        if not self.learning_rates:
+            raise ValueError("learning_rates must not be empty")
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         """
@@ -77,106 +98,147 @@ class FineTune:
         if next(encoder.network.parameters(), None) is None:
             log.warning("%s: %s has no weights to fine-tune", self.name, encoder.provenance.run)
             return []
-        labels = pool_labels(data.train, data.val)
-        members = [label_draw(labels, data.num_classes, self.n_labels, draw) for draw in self.draws]
-        return [self._judge(encoder, data, context, *case) for case in zip(self.draws, members, strict=True)]
+        return [
+            self._judge(case, draw, keep=draw == self.draws[0])
+            for draw, case in zip(self.draws, self._cases(encoder, data, context), strict=True)
+        ]
 
-    def _judge(self, encoder: Encoder, data: EvalData, context: Context, draw: int, members: Tensor) -> Result:
-        seed = int(bits(DrawKey(context.seed, draw), torch.zeros(1, dtype=torch.int64), 0, 1))
+    def _cases(self, encoder: Encoder, data: EvalData, context: Context) -> list[Case]:
         pool = seen_with(Pool(f"{data.name}/pool", data.train, data.val), encoder.channels)
-        drawn = Subset(pool, members, f"{data.name}/drawn")
-        fold = folds(all_labels(drawn))
-        kept, held = (Subset(drawn, torch.nonzero(part)[:, 0], data.name) for part in (fold > 0, fold == 0))
-        test_labels = all_labels(data.test)
+        if self.n_labels == "all":
+            drawn: list[Source] = [pool]
+        else:
+            labels = pool_labels(data.train, data.val)
+            members = [label_draw(labels, data.num_classes, self.n_labels, draw) for draw in self.draws]
+            drawn = [Subset(pool, own, f"{data.name}/drawn") for own in members]
+        cases = []
+        for draw, labelled in zip(self.draws, drawn, strict=True):
+            seed = int(bits(DrawKey(context.seed, draw), torch.zeros(1, dtype=torch.int64), 0, 1))
+            if self.n_labels == "all":
+                parts, chosen_on = [Part(data.train, data.val)], "val"
+            else:
+                fold, chosen_on = folds(all_labels(labelled)), "holdout"
+                held_out = range(_AUTO_FOLDS if self.strategy == "auto" else 1)
+                parts = [Part(*(_members(labelled, one) for one in (fold != k, fold == k))) for k in held_out]
+            cases.append(Case(encoder, data, context.device, seed, labelled, parts, chosen_on))
+        return cases
 
-        searched = len(self.learning_rates) > 1
-        losses, optimism = dict.fromkeys(self.learning_rates, math.inf), []
-        for rate in self.learning_rates if searched else ():
-            model = self.train(encoder, data.num_classes, kept, rate, seed, context.device)
-            losses[rate] = float(F.cross_entropy(_logits(model, encoder, held, context), all_labels(held)))
-            on_test = classification(_logits(model, encoder, data.test, context), test_labels)
-            optimism.append(_entry(rate, len(kept), on_test))
-        chosen = min(losses, key=lambda rate: losses[rate])
+    def _judge(self, case: Case, draw: int, keep: bool) -> Result:
+        """The row of one draw; `keep`: with its classifier."""
+        test, few = case.data.test, self.n_labels != "all"
+        candidates: list[Strategy] = ["head", "top", "all"] if self.strategy == "auto" else [self.strategy]
+        settings = [(strategy, rate) for strategy in candidates for rate in self.learning_rates]
+        tries, optimism, said = [Try(*settings[0], math.inf, 0.0, Course())], [], dict[str, str]()
+        searched = len(settings) > 1 or looks(self)
+        if searched:
+            tries = []
+            for strategy, rate in settings:
+                one, model = self._try(case, strategy, rate)
+                tries.append(one)
+                on_test = self._scores(logits(model, case.encoder, test, case.device, self.inference), test)
+                optimism.append(self._entry(one, len(case.parts[0].kept), on_test))
+        chosen = min(tries, key=lambda one: one.loss)
+        if self.strategy == "auto":
+            chosen, said = self._auto(case, tries)
 
-        model = self.train(encoder, data.num_classes, drawn, chosen, seed, context.device)
-        logits = _logits(model, encoder, data.test, context)
-        metrics = classification(logits, test_labels)
+        model, _ = self._train(case, case.labelled, chosen.strategy, chosen.rate, course=chosen.course)
+        answers = logits(model, case.encoder, test, case.device, self.inference)
+        metrics = self._scores(answers, test)
+        means = PROBABILITIES.get(self.loss)
         return Result(
             evaluator=self.name,
             settings={
-                "learning_rate": chosen,
+                "learning_rate": chosen.rate,
                 "learning_rates": list(self.learning_rates),
-                "steps": self.steps,
+                "steps": self.num_steps(len(case.labelled)),
                 "batch_size": self.batch_size,
+                **said,
+                **({"course": chosen.course._asdict()} if looks(self) else {}),
             },
             metrics=metrics,
-            n_train=len(drawn),
-            n_test=len(data.test),
-            predictions=logits.argmax(1),
-            chosen_on="holdout" if searched else "fixed",
-            n_labels=self.n_labels,
-            draw=draw,
-            optimism=[*optimism, _entry(chosen, len(drawn), metrics)],
+            n_train=len(case.labelled),
+            n_test=len(test),
+            predictions=answers.argmax(1),
+            chosen_on=case.chosen_on if searched else "fixed",
+            n_labels=len(case.labelled) if few else None,
+            draw=draw if few else None,
+            optimism=[*optimism, self._entry(chosen, len(case.labelled), metrics)],
+            classifier=trained(model, case.encoder, case.data, means) if keep else None,
         )
 
-    def train(
-        self, encoder: Encoder, num_classes: int, source: Source, rate: float, seed: int, device: torch.device
-    ) -> Classifier:
-        """A classifier trained on all of `source`, in eval mode. torch's random state stays as it was."""
-        size, channels = encoder.input_size, encoder.channels
-        stream = Stream(
-            source,
-            Augment(fitting(source.name, mild_views(size, channels)), encoder.mean, encoder.std),
-            seed=seed,
-            batch_size=min(self.batch_size, len(source)),
-            device=device,
-            needs_labels=True,
-        )
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)  # the head, drop-path and dropout
-            model = Classifier(encoder.network, num_classes, torch.zeros(1, channels, size, size, device=device))
-            model.to(memory_format=torch.channels_last).train()
-            optimizer = torch.optim.AdamW(_groups(model), fused=True)
-            for step, (batch,) in enumerate(stream.batches(0, self.steps)):
-                for group in optimizer.param_groups:
-                    clock = Clock(step, self.steps, self.steps)
-                    group["lr"] = warmup_cosine(clock, rate, math.ceil(_WARMUP * self.steps), 0.0)
-                logits = model(batch.views["global"][0].contiguous(memory_format=torch.channels_last))
-                assert batch.labels is not None
-                loss = F.cross_entropy(logits, batch.labels, label_smoothing=_LABEL_SMOOTHING)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        return model.eval()
+    def num_steps(self, num_images: int) -> int:
+        """Optimizer steps of a training on so many images."""
+        epochs = self.epochs or (_EPOCHS if self.n_labels == "all" else None)
+        if epochs is None:
+            return self.steps
+        return max(1, round(epochs * (num_images // min(self.batch_size, num_images))))
+
+    def _train(
+        self,
+        case: Case,
+        source: Source,
+        strategy: Strategy,
+        rate: float,
+        held_loss: Callable[[Classifier], float] | None = None,
+        course: Course | None = None,
+    ) -> tuple[Classifier, Course]:
+        fixed = case.encoder, source, case.data.num_classes, strategy, rate
+        steps = self.num_steps(len(source))
+        return train(self, *fixed, steps, self.batch_size, case.seed, case.device, held_loss=held_loss, course=course)
+
+    def _try(self, case: Case, strategy: Strategy, rate: float) -> tuple[Try, Classifier]:
+        """Also the model of the first part, which finds the course where one is looked for."""
+        models: list[Classifier] = []
+        total, right, course = 0.0, 0.0, None
+        for part in case.parts:
+            labels = all_labels(part.held)
+
+            def held_loss(model: Classifier, part: Part = part, labels: Tensor = labels) -> float:
+                return float(loss(self.loss, logits(model, case.encoder, part.held, case.device), labels))
+
+            look = None if models else held_loss
+            model, found = self._train(case, part.kept, strategy, rate, look, course)
+            course = course or found
+            answers = logits(model, case.encoder, part.held, case.device, self.inference)
+            total += float(loss(self.loss, answers, labels)) * len(labels)
+            right += accuracy(answers, labels)["top1"] * len(labels)
+            models.append(model)
+        assert course is not None
+        count = _num_held(case)
+        return Try(strategy, rate, total / count, right / count, course), models[0]
+
+    def _auto(self, case: Case, tries: list[Try]) -> tuple[Try, dict[str, str]]:
+        """The chosen strategy at its best rate, and what the row says about it."""
+        best = {one.strategy: one for one in sorted(tries, key=lambda one: -one.loss)}  # the last, lowest, stays
+        scores = {strategy: best[strategy].top1 for strategy in dict.fromkeys(one.strategy for one in tries)}
+        ridge = 0.0
+        for part in case.parts:
+            (x, y), (held, held_y) = ((_features(case, source), all_labels(source)) for source in part)
+            ridge += ridge_accuracy(x, y, held, held_y) * len(held) / _num_held(case)
+        choice = choose(len(case.labelled) / case.data.num_classes, ridge, scores, _num_held(case))
+        log.warning("%s: %s: %s: %s", self.name, case.encoder.provenance.run, choice.strategy, choice.why)
+        return best[choice.strategy], choice._asdict()
+
+    def _scores(self, answers: Tensor, source: Source) -> dict[str, float]:
+        """Cross-entropy only of a loss whose logits mean softmax probabilities."""
+        judged = classification if PROBABILITIES.get(self.loss) == "softmax" else accuracy
+        return judged(answers, all_labels(source))
+
+    def _entry(self, one: Try, n: int, metrics: dict[str, float]) -> dict[str, Any]:
+        strategy = {"strategy": one.strategy} if self.strategy == "auto" else {}
+        return {"settings": {"learning_rate": one.rate, "n_labels": n, **strategy}, "top1": metrics["top1"]}
 
 
-def mild_views(size: int, channels: int) -> tuple[View, ...]:
-    """What supervised training sees; of small one-channel images less, since a few hundred images bear less.
-
-    Differs: a shift of up to 1/28, 5 degrees and no flip (digits and letters have a left and a right), where
-    the preset shifts by up to 1/8, turns by 10 degrees and flips. The small CNN from scratch on 100 labels of
-    Fashion-MNIST, mean of 3 draws after 250 to 300 steps: 69.5 %, with flips 68.9 (within the noise); shifts of
-    1/7 with 15 degrees and flips 65.6.
-    """
-    if channels > 1 or size > 64:
-        return supervised(size, channels)
-    return (View(size=size, pad=max(1, round(size / 28)), rotate=5.0),)
+def _members(source: Source, chosen: Tensor) -> Source:
+    return Subset(source, torch.nonzero(chosen)[:, 0], source.name)
 
 
-def _groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels alone, as everywhere."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": _WEIGHT_DECAY},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _num_held(case: Case) -> int:
+    return sum(len(part.held) for part in case.parts)
 
 
-def _logits(model: Classifier, encoder: Encoder, source: Source, context: Context) -> Tensor:
-    """[N, num_classes] on the CPU, of whole images, as frozen features are computed."""
-    with torch.inference_mode():
-        return torch.cat([model(images).cpu() for images in batches(encoder, source, context.device)])
-
-
-def _entry(rate: float, n: int, metrics: dict[str, float]) -> dict[str, Any]:
-    return {"settings": {"learning_rate": rate, "n_labels": n}, "top1": metrics["top1"]}
+@torch.inference_mode()
+def _features(case: Case, source: Source) -> Tensor:
+    """The frozen encoder's, [N, D]."""
+    network: Any = case.encoder.network.to(case.device).eval()
+    return torch.cat([network.features(images).cpu() for images in batches(case.encoder, source, case.device)])

@@ -1,4 +1,4 @@
-"""Linear classifiers on fixed features: many multinomial logistic regressions, solved at once.
+"""Linear classifiers on fixed features: many logistic regressions, solved at once.
 
 There is no learning rate, batch order or seed to choose: the problem is convex, so the answer is its own.
 """
@@ -39,12 +39,13 @@ def fit(
 
         sum_i a_i CE(y_i, z_i W + b) / sum_i a_i  +  weight_decay/2 ||W||^2
 
+    CE is that of a softmax, or, where an image has several labels, the sum over labels of the binary ones.
     z are the features standardised with the (unweighted) mean and standard deviation of `features`; constant
     ones become 0. The bias is free. In scikit-learn's terms C = 1 / (weight_decay * sum_i a_i).
 
     Args:
         features: float [N, D], any device: everything is computed there. One more copy of it is held.
-        labels: int64 [N] in [0, num_classes).
+        labels: int64 [N] in [0, num_classes), or float [N, num_classes] of 0 and 1.
         weight_decay: [S], all > 0.
         sample_weight: a, [S, N], >= 0 (0 leaves a sample out: a fold of cross-validation); None: all 1.
         start: heads to start from, say those of a part of the data; the answer is the same, sooner.
@@ -65,7 +66,7 @@ def fit(
     if sample_weight is not None:
         weights = sample_weight.to(device, torch.float32)
     weights = weights / weights.sum(1, keepdim=True)
-    mean, std = _moments(features)
+    mean, std = moments(features)
     z = (features - mean) / std
     axes = torch.eye(z.shape[1], device=device)
     if n < len(axes):  # the solution is in the span of the samples
@@ -95,7 +96,7 @@ def fit(
     return Heads(weight.float(), bias.float())
 
 
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [D]; 1 where a feature is constant to float32 precision."""
     mean = features.mean(0, dtype=torch.float64)
     variance = torch.zeros_like(mean)
@@ -113,13 +114,26 @@ def _loss(w: Tensor, z: Tensor, labels: Tensor, weights: Tensor, penalty: Tensor
     size = max(1, _CHUNK // (heads * classes))
     for x, y, a in zip(torch.split(z, size), torch.split(labels, size), torch.split(weights, size, 1), strict=True):
         # samples last: a softmax over a short middle axis is five times as fast as one over a short last axis
-        logp = (w.view(-1, dim) @ x.T).view(heads, classes, -1).log_softmax(1)
-        target = y.expand(heads, 1, -1)
-        loss -= (logp.gather(1, target)[:, 0].double() * a).sum(1)
-        error = logp.exp_().scatter_add_(1, target, logp.new_full((), -1.0).expand(target.shape))
+        logits = (w.view(-1, dim) @ x.T).view(heads, classes, -1)
+        nats, error = _softmax_loss(logits, y) if y.ndim == 1 else _sigmoid_loss(logits, y)
+        loss += (nats.double() * a).sum(1)
         error *= a[:, None]
         gradient.view(-1, dim).addmm_(error.view(heads * classes, -1), x)
     return loss, gradient
+
+
+def _softmax_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy [S, N] of logits [S, K, N], and its gradient [S, K, N]."""
+    logp, target = logits.log_softmax(1), labels.expand(len(logits), 1, -1)
+    nats = -logp.gather(1, target)[:, 0]
+    return nats, logp.exp_().scatter_add_(1, target, logp.new_full((), -1.0).expand(target.shape))
+
+
+def _sigmoid_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum over labels of the binary cross-entropies [S, N] of logits [S, K, N], and its gradient [S, K, N]."""
+    target = labels.T.to(logits.dtype)
+    nats = (torch.nn.functional.softplus(logits) - logits * target).sum(1)
+    return nats, logits.sigmoid() - target
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -2,30 +2,21 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, stem
+from eval import classifier
+from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
 from eval.features import extract
-from eval.fewlabel import FewLabel
-from eval.finetune import FineTune
-from eval.knn import KNN
-from eval.linear import Linear
+from eval.metrics import by_class
+from eval.whole import whole
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
-
-EVALUATORS: dict[str, Evaluator] = {
-    "knn": KNN(),
-    "linear": Linear(),
-    "fewlabel": FewLabel(),
-    "finetune": FineTune(),
-}
 
 
 def judge(
@@ -34,23 +25,26 @@ def judge(
     evaluators: Iterable[Evaluator],
     context: Context,
     say: Callable[[str], None] = lambda text: None,
+    again: bool = False,
 ) -> list[dict[str, Any]]:
     """The rows of these evaluations, made where encoder.out/results.jsonl lacks them. For one process.
 
     A row is there already if evaluator, its whole specification, weights, data and seed are the same. A new
     one takes the place of a row of the same evaluator, number of labels and draw. Files are rewritten whole
-    and then renamed, the rows last, so that what the rows speak of is always there.
+    and then renamed, the rows last, so that what the rows speak of is always there. Classifiers to use go beside
+    eval/, to classifier/. `again`: rows that are there are made again, and with them their classifiers.
     """
     kept = _read_rows(encoder.out / "results.jsonl")
     answer = []
     for evaluator in evaluators:
         identity = {
-            "spec": json.loads(json.dumps(asdict(evaluator))),  # type: ignore[call-overload]
+            "spec": specification(evaluator),
             "encoder_sha256": encoder.sha256,
             "dataset": data.name,
             "seed": encoder.provenance.seed,
         }
-        if known := [old for old in kept if all(old.get(key) == value for key, value in identity.items())]:
+        known = [old for old in kept if all(old.get(key) == value for key, value in identity.items())]
+        if known and not again:
             say(f"{evaluator.name}: known")
             answer += known
             continue
@@ -63,8 +57,13 @@ def judge(
             if _place(old) in new and old["dataset"] != data.name:
                 say(f"{evaluator.name}: replaces the row on {old['dataset']}")
         kept = [old for old in kept if _place(old) not in new] + made
-        _store(encoder.out, results, seconds, kept)
+        _store(encoder.out, results, seconds, kept, all_labels(data.test), data.test.class_names)
         say(f"{evaluator.name}: {seconds * len(results):.1f} s")
+        for result, its_row in zip(results, made, strict=True):
+            if result.classifier is not None:
+                folder = encoder.out.parent / "classifier" / _stem(result)
+                plain = classifier.save(result.classifier, folder, its_row)
+                say(f"  to use it: {folder}" + ("" if plain else ", by ssl_cls alone: timm pools otherwise"))
         answer += made
     return answer
 
@@ -73,20 +72,6 @@ def extract_all(encoder: Encoder, data: EvalData, context: Context) -> None:
     """Fill the feature cache for all splits; with several ranks, every rank must call it."""
     for source in (data.train, data.val, data.test):
         extract(encoder, source, context)
-
-
-def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
-    """Features (float32 [N, D]) and labels (int64 [N]) of each split, as train.npy, train_labels.npy, ... in
-    eval/features."""
-    folder = encoder.out / "features"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
-        for part, values in (
-            (name, extract(encoder, source, context)),
-            (f"{name}_labels", all_labels(source)),
-        ):
-            with _whole(folder / f"{part}.npy") as path, path.open("wb") as file:
-                np.save(file, values.numpy())
 
 
 def _stem(result: Result) -> str:
@@ -111,15 +96,26 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"malformed result rows: {error}", str(path), "remove the file and evaluate again") from error
 
 
-def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str, Any]]) -> None:
-    (out / "predictions").mkdir(parents=True, exist_ok=True)
+def _store(
+    out: Path,
+    results: list[Result],
+    seconds: float,
+    rows: list[dict[str, Any]],
+    labels: Tensor,
+    class_names: list[str] | None,
+) -> None:
+    for folder in ("predictions", "by_class"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
     for result in results:
-        with _whole(out / "predictions" / f"{_stem(result)}.npy") as path, path.open("wb") as file:
+        with whole(out / "predictions" / f"{_stem(result)}.npy") as path, path.open("wb") as file:
             np.save(file, result.predictions.to(torch.int64).cpu().numpy())
+        if labels.ndim == 1:
+            with whole(out / "by_class" / f"{_stem(result)}.json") as path:
+                path.write_text(json.dumps(by_class(result.predictions.cpu(), labels, class_names), indent=1))
     path = out / "optimism.json"
     optimism = json.loads(path.read_text()) if path.exists() else {}
     optimism.update({_stem(result): result.optimism for result in results})
-    with _whole(path) as writing:
+    with whole(path) as writing:
         writing.write_text(json.dumps(optimism, indent=1))
     with (out / "timing.jsonl").open("a") as timing:
         for result in results:
@@ -134,13 +130,5 @@ def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str
                 )
                 + "\n"
             )
-    with _whole(out / "results.jsonl") as writing:
+    with whole(out / "results.jsonl") as writing:
         writing.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when all went well."""
-    writing = path.with_name(f".{path.name}.tmp")
-    yield writing
-    writing.replace(path)

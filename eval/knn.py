@@ -1,101 +1,91 @@
 """k nearest neighbours: what the geometry of the features says, without training anything on them."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from eval.base import Context, Encoder, EvalData, Result
+from eval.base import Context, Encoder, EvalData, Option, Result
 from eval.features import extract
-from eval.metrics import accuracy
+from eval.neighbours import Metric, nearest, nearest_by_faiss
+from eval.tasks import task_of
 from ssl_cls.data.source import all_labels
 from ssl_cls.spec import Count, Positive, spec
-
-_CHUNK = 2**25  # similarities held at a time: 128 MiB, whatever the sizes
 
 
 @spec
 class KNN:
-    """Cosine neighbours vote with weight exp(similarity / temperature) (Wu et al. 2018, 3.4).
+    """Neighbours vote with weight exp(similarity / temperature) (Wu et al. 2018, 3.4).
 
-    k, and whether the mean of the bank is subtracted first, are chosen by top-1 on val with train as the
-    bank. Then the bank is train and val, and test is asked once. The temperature is theirs and DINO's.
+    k and the metric (cosine, and the same after subtraction of the bank's mean) are chosen on val with train as
+    the bank, by top-1 or mAP; or, with choose="leave_one_out", on train and val, each image judged by the others. Then
+    the bank is train and val, and test is asked once. The temperature is theirs and DINO's.
     """
 
-    name: str = "knn/v1"
+    name: Literal["knn/v1"] = "knn/v1"
     k: tuple[Count, ...] = (5, 10, 20, 50, 100, 200)
     temperature: Positive = 0.07
+    metrics: Option[tuple[Metric, ...]] = ("cosine", "centred")
+    choose: Option[Literal["val", "leave_one_out"]] = "val"
+    backend: Option[Literal["torch", "faiss"]] = "torch"
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         train, val, test = (
             extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
         )
         y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
+        bank, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
 
-        on_val = [
-            (setting, accuracy(votes, y_val)["top1"])
-            for setting, votes in self._votes(train, y_train, val, data.num_classes)
-        ]
-        chosen = max(on_val, key=lambda scored: scored[1])[0]  # of equals the first: the smallest k, as they are
+        if self.choose == "val":
+            tried, truth = self._votes(train, y_train, val, data.num_classes), y_val
+        else:
+            tried, truth = self._votes(bank, labels, bank, data.num_classes, leave_one_out=True), labels
+        scored = [(setting, task.judge_shares(votes, truth)[task.score]) for setting, votes in tried]
+        chosen = max(scored, key=lambda one: one[1])[0]  # of equals the first: the smallest k, as they are
 
-        bank, labels = torch.cat((train, val)), torch.cat((y_train, y_val))
         on_test = list(self._votes(bank, labels, test, data.num_classes))
         votes = next(votes for setting, votes in on_test if setting == chosen)
         return [
             Result(
                 evaluator=self.name,
                 settings={**chosen, "temperature": self.temperature},
-                metrics=accuracy(votes, y_test),
+                metrics=task.judge_shares(votes, y_test),
                 n_train=len(bank),
                 n_test=len(test),
                 predictions=votes.argmax(1).cpu(),
-                chosen_on="val",
-                optimism=[{"settings": setting, "top1": accuracy(each, y_test)["top1"]} for setting, each in on_test],
+                chosen_on=self.choose,
+                optimism=[
+                    {"settings": setting, "top1": task.judge_shares(each, y_test)["top1"]} for setting, each in on_test
+                ],
             )
         ]
 
     def _votes(
-        self, bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int
+        self, bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, leave_one_out: bool = False
     ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """Every setting, and its votes [N, num_classes]: one search a metric, with the largest k."""
-        sizes = sorted({min(k, len(bank)) for k in self.k})
-        for centred in (False, True):
-            mean = bank.mean(0) if centred else bank.new_zeros(())
-            similarity, index = neighbours(bank - mean, queries - mean, sizes[-1])
+        """Every setting, and its votes [N, num_classes]: one search, with the largest k."""
+        sizes = sorted({min(k, len(bank) - leave_one_out) for k in self.k})
+        search = nearest if self.backend == "torch" else nearest_by_faiss
+        found = search(bank, queries, sizes[-1], self.metrics, leave_one_out=leave_one_out)
+        for metric, (similarity, index) in zip(self.metrics, found, strict=True):
             for k in sizes:
-                yield (
-                    {"k": k, "centred": centred},
-                    vote(similarity[:, :k], labels[index[:, :k]], num_classes, self.temperature),
-                )
+                setting: dict[str, Any] = {"k": k, "centred": metric == "centred"}
+                if metric == "euclidean":
+                    setting["metric"] = metric
+                weights = (similarity[:, :k] / self.temperature).softmax(1)
+                yield setting, vote(weights, index[:, :k], labels, num_classes)
 
 
-def vote(similarity: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
-    """Cosines and labels of the neighbours [N, k] -> shares of the votes [N, num_classes]; rows sum to 1."""
-    weights = (similarity / temperature).softmax(1)
-    return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)
+def vote(weights: Tensor, index: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Shares of the votes [N, num_classes], from neighbours' weights and places in the bank, [N, k] each.
 
-
-def neighbours(bank: Tensor, queries: Tensor, k: int, backend: str | None = None) -> tuple[Tensor, Tensor]:
-    """The k rows of `bank` [M, D] most similar to each query [N, D]: falling cosines and indices [N, k].
-
-    The search is exact, by "faiss" (the default on a CPU) or "torch" (any device). A row of zeros has
-    cosine 0 with everything.
+    labels: of the bank, int64 [M]: a neighbour votes for its class; or float [M, num_classes]: for each of its labels,
+    so that a share is the weighted mean of the neighbours' label vectors.
     """
-    bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
-    if (backend or ("faiss" if bank.device.type == "cpu" else "torch")) == "faiss":
-        return _faiss(bank, queries, k)
-    parts: Sequence[Tensor] = torch.split(queries, max(1, _CHUNK // len(bank)))
-    similarity, index = zip(*((part @ bank.T).topk(k, dim=1) for part in parts), strict=True)
-    return torch.cat(similarity), torch.cat(index)
-
-
-def _faiss(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())  # a launcher may have told OpenMP to use one
-    index = faiss.IndexFlatIP(bank.shape[1])
-    index.add(bank.numpy())
-    similarity, found = index.search(queries.numpy(), k)
-    return torch.from_numpy(similarity), torch.from_numpy(found)
+    shares = weights.new_zeros(len(weights), num_classes)
+    if labels.ndim == 1:
+        return shares.scatter_add_(1, labels[index], weights)
+    for weight, own in zip(weights.T, index.T, strict=True):
+        shares.addcmul_(weight[:, None], labels[own].to(shares.dtype))
+    return shares

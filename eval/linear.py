@@ -1,12 +1,19 @@
-"""The linear probe: multinomial logistic regression on frozen features."""
+"""The linear probe: logistic regression on frozen features."""
+
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 
 from eval import heads
 from eval.base import Context, Encoder, EvalData, Result
-from eval.features import extract
-from eval.metrics import classification
+from eval.classifier import Classifier, Trained
+from eval.features import OWN, Cut, extract, widths
+from eval.inference import trained
+from eval.tasks import task_of
+from ssl_cls.backbone import Backbone, BackboneConfig
 from ssl_cls.data.source import all_labels
+from ssl_cls.errors import UserError
 from ssl_cls.spec import Positive, spec
 
 
@@ -19,33 +26,119 @@ class Linear:
     do not exist.
     """
 
-    name: str = "linear/v1"
+    name: Literal["linear/v1"] = "linear/v1"
     weight_decay: tuple[Positive, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
-        train, val, test = (
-            extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
+        return [_probe(self.name, self.weight_decay, OWN, encoder, data, context)]
+
+
+@spec
+class LinearLayers:
+    """The linear probe, with layer and pooling of the features chosen on val as well, as DINOv2's is.
+
+    Every layer (-1: the last) is tried with every pooling ("own": the encoder's), as far as the architecture has them.
+    """
+
+    name: Literal["linear_layers/v1"] = "linear_layers/v1"
+    weight_decay: tuple[Positive, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
+    layers: tuple[int, ...] = (-1, -2, -3, -4)
+    poolings: tuple[str, ...] = ("own", "avg", "cls")
+
+    def __post_init__(self) -> None:
+        for pooling in set(self.poolings) - {"own"}:
+            BackboneConfig("", pooling)  # raises ValueError where there is no such pooling
+
+    def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
+        """
+        Raises:
+            UserError: the architecture has none of these layers and poolings.
+        """
+        cuts = available(encoder, self.layers, self.poolings)
+        return [_probe(self.name, self.weight_decay, cuts, encoder, data, context)]
+
+
+def _probe(
+    name: str,
+    weight_decay: tuple[float, ...],
+    cuts: tuple[Cut, ...],
+    encoder: Encoder,
+    data: EvalData,
+    context: Context,
+) -> Result:
+    """The best of every cut with every weight decay; those of one cut are fitted together."""
+    train, val, test = (
+        extract(encoder, source, context, cuts).to(context.device) for source in (data.train, data.val, data.test)
+    )
+    y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
+    everything, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
+    decay, sweep = torch.tensor(weight_decay), range(len(weight_decay))
+    lengths = widths(encoder, cuts) if len(cuts) > 1 else [train.shape[1]]
+    columns = [slice(*ends) for ends in pairwise(torch.tensor([0, *lengths]).cumsum(0).tolist())]
+
+    on_val: dict[tuple[int, int], float] = {}
+    fitted = []
+    for cut, own in enumerate(columns):
+        found = heads.fit(train[:, own], y_train, num_classes=data.num_classes, weight_decay=decay)
+        on_val |= {(cut, s): task.judge(found.logits(val[:, own], s), y_val)[task.score] for s in sweep}
+        fitted.append(found)
+    best_cut, best = max(on_val, key=lambda setting: on_val[setting])
+
+    on_test: dict[tuple[int, int], dict[str, float]] = {}
+    for cut, own in enumerate(columns):
+        fitted[cut] = heads.fit(
+            everything[:, own], labels, num_classes=data.num_classes, weight_decay=decay, start=fitted[cut]
         )
-        y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
-        decay, sweep = torch.tensor(self.weight_decay), range(len(self.weight_decay))
+        on_test |= {(cut, s): task.judge(fitted[cut].logits(test[:, own], s), y_test) for s in sweep}
 
-        fitted = heads.fit(train, y_train, num_classes=data.num_classes, weight_decay=decay)
-        best = max(sweep, key=lambda s: classification(fitted.logits(val, s), y_val)["top1"])
-        everything, labels = torch.cat((train, val)), torch.cat((y_train, y_val))
-        fitted = heads.fit(everything, labels, num_classes=data.num_classes, weight_decay=decay, start=fitted)
+    def setting(cut: int, s: int) -> dict[str, Any]:
+        place = {"layer": cuts[cut].layer, "pooling": cuts[cut].pooling or "own"} if cuts != OWN else {}
+        return {"weight_decay": weight_decay[s], **place}
 
-        on_test = [classification(fitted.logits(test, s), y_test) for s in sweep]
-        return [
-            Result(
-                evaluator=self.name,
-                settings={"weight_decay": self.weight_decay[best]},
-                metrics=on_test[best],
-                n_train=len(everything),
-                n_test=len(test),
-                predictions=fitted.logits(test, best).argmax(1).cpu(),
-                chosen_on="val",
-                optimism=[
-                    {"settings": {"weight_decay": self.weight_decay[s]}, "top1": on_test[s]["top1"]} for s in sweep
-                ],
-            )
-        ]
+    chosen = fitted[best_cut]
+    return Result(
+        evaluator=name,
+        settings=setting(best_cut, best),
+        metrics=on_test[best_cut, best],
+        n_train=len(everything),
+        n_test=len(test),
+        predictions=chosen.logits(test[:, columns[best_cut]], best).argmax(1).cpu(),
+        chosen_on="val",
+        optimism=[{"settings": setting(*tried), "top1": metrics["top1"]} for tried, metrics in on_test.items()],
+        classifier=_classifier(chosen, best, encoder, data, context.device) if cuts[best_cut] == Cut() else None,
+    )
+
+
+def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ...]) -> tuple[Cut, ...]:
+    """The cuts that an encoder has, of all layers with all poolings; raw pixels have their own alone.
+
+    Raises:
+        UserError: none.
+    """
+    network = encoder.network
+    if not isinstance(network, Backbone):
+        return OWN
+    cuts = [
+        Cut(layer, None if pooling in ("own", network.pooling) else pooling)
+        for layer in layers
+        for pooling in poolings
+        if -network.num_layers <= layer <= -1 and (pooling != "cls" or network.prefix_tokens)
+    ]
+    if not cuts:
+        raise UserError(
+            f"{encoder.provenance.backbone} has none of the layers {list(layers)} with pooling {list(poolings)}",
+            encoder.provenance.run,
+            f"give layers from -1 to -{network.num_layers}, and cls only where there is a class token",
+        )
+    return tuple(dict.fromkeys(cuts))
+
+
+def _classifier(
+    fitted: heads.Heads, best: int, encoder: Encoder, data: EvalData, device: torch.device
+) -> Trained | None:
+    """None of raw pixels, which no network makes."""
+    if not isinstance(encoder.network, Backbone):
+        return None
+    example = torch.zeros(1, encoder.channels, encoder.input_size, encoder.input_size, device=device)
+    model = Classifier.of(encoder.network, fitted.weight[best].T, fitted.bias[best], example)
+    return trained(model, encoder, data, "sigmoid" if all_labels(data.test).ndim == 2 else "softmax")

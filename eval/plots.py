@@ -1,42 +1,19 @@
-"""Figures as inline SVG with the page's colours and font, so that one drawing serves light and dark."""
+"""Figures of a comparison: intervals, label efficiency, cost, training curves."""
 
-import hashlib
-import html
-import io
-import re
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eval import canvas
+from eval.canvas import INK, MUTED, PAPER, SERIES, STYLE
 from eval.compare import Group
+from eval.efficiency import Panel
 from eval.lines import Column
 
-NUM_SERIES = 6
-# matplotlib writes these stand-ins; variables of the page take their place
-_INK, _FAINT = "#010101", "#020202"
-_SERIES = [f"#03030{number}" for number in range(NUM_SERIES)]
-_VARIABLES = {_INK: "var(--ink)", _FAINT: "var(--faint)"} | {
-    stand_in: f"var(--series-{number})" for number, stand_in in enumerate(_SERIES)
-}
-_STYLE = {
-    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.labelcolor", "ytick.labelcolor"), _INK),
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), _FAINT),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.5,
-    "ytick.major.size": 0,
-    "font.size": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    # text stays text, names are not formulas, and the same figure is the same bytes
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "svg.hashsalt": "ssl_cls",
-}
+_ROOMY = dict.fromkeys(("figure.constrained_layout.h_pad", "figure.constrained_layout.w_pad"), 0.08)  # inches
+_SPREAD = 1.03  # curves stand this far apart on the logarithmic axis, so that their intervals can be told apart
 
 
 def dots(group: Group, column: Column, series: Mapping[str, int]) -> str:
@@ -46,59 +23,119 @@ def dots(group: Group, column: Column, series: Mapping[str, int]) -> str:
     """
     lines = [line for line in group.lines if column in line.cells][::-1]
     baseline = "scratch" if column.family == "finetune" else "pixels"
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.8, 0.62 + 0.27 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
         for height, line in enumerate(lines):
             mean, half_width, _ = line.cells[column]
-            colour = _SERIES[series[line.label]] if line.label in series else _INK
+            colour = SERIES[series[line.label]] if line.label in series else INK
             if half_width is not None:
                 axes.plot([mean - half_width, mean + half_width], [height] * 2, color=colour, linewidth=2)
             face = "none" if line.kind == "supervised" else colour  # hollow: a reference, not a competitor
             axes.plot([mean], [height], "o", color=colour, markersize=6, markerfacecolor=face)
             if line.kind == baseline:
-                axes.axvline(mean, color=_INK, linewidth=1, linestyle=(0, (3, 3)), zorder=0)
-        axes.set_yticks(range(len(lines)), [_short(line.label) for line in lines])
+                axes.axvline(mean, color=INK, linewidth=1, linestyle=(0, (3, 3)), zorder=0)
+        axes.set_yticks(range(len(lines)), [canvas.short(line.label) for line in lines])
         axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.margins(x=0.08)
+        axes.set_xlim(*_percent(axes.get_xlim()))
         axes.grid(axis="y", visible=False)
-        return _svg(figure, f"{column.title}: top-1 of each line with its interval")
+        return canvas.svg(figure, f"{column.title}: top-1 of each line with its interval")
 
 
 def curves(runs: Sequence[tuple[int, Sequence[tuple[float, float]]]], name: str) -> str:
     """One logged figure: a curve a run, as (its colour, [(epoch, value), ...])."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.8, 2.1), layout="constrained")
         axes = figure.add_subplot()
         for number, points in runs:
-            axes.plot(*zip(*points, strict=True), color=_SERIES[number], linewidth=1.4)
+            marker = "o" if len(points) == 1 else None  # a line needs two
+            axes.plot(*zip(*points, strict=True), color=SERIES[number], linewidth=1.4, marker=marker)
         axes.set_xlabel("epoch")
         axes.margins(x=0.01)
         axes.grid(axis="x", visible=False)
-        return _svg(figure, f"{name} against epochs")
+        return canvas.svg(figure, f"{name} against epochs")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 24 else text[:23] + "…"
+def label_efficiency(panels: Sequence[Panel], series: Mapping[str, int]) -> str:
+    """Accuracy over the number of labels, a panel each; rings mark where scratch catches up."""
+    with matplotlib.rc_context(STYLE | _ROOMY):
+        figure = Figure(figsize=(4.8 * len(panels), 3.3), layout="constrained")
+        for number, panel in enumerate(panels):
+            axes = figure.add_subplot(1, len(panels), number + 1)
+            _efficiency(axes, panel, series)
+            if number == 0:
+                axes.set_ylabel("top-1, %")
+        return canvas.svg(figure, "top-1 over the number of labels")
 
 
-def _svg(figure: Figure, description: str) -> str:
-    """The bare <svg> element: no prologue, metadata or namespaces, ids of its own, colours the page's."""
-    out = io.StringIO()
-    metadata: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # glyphs that matplotlib's own font lacks: the page has them
-        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    for size in ("width", "height"):  # the page decides; viewBox keeps the proportions
-        text = re.sub(rf'(<svg[^>]*?) {size}="[^"]*"', r"\1", text, count=1)
-    own = hashlib.sha256(text.encode()).hexdigest()[:8]
-    for name in set(re.findall(r' id="([a-z]+[0-9a-f]{10})"', text)):  # markers and clip paths
-        text = text.replace(name, f"{name}-{own}")
-    for stand_in, variable in _VARIABLES.items():
-        text = text.replace(stand_in, variable)
-    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)
+def _efficiency(axes: Axes, panel: Panel, series: Mapping[str, int]) -> None:
+    for place, curve in enumerate(panel.curves):
+        colour = SERIES[series[curve.label]] if curve.label in series else INK if curve.kind == "scratch" else MUTED
+        shift = _SPREAD ** (place - len(panel.curves) / 2)
+        labels = [n * shift for n in curve.points]
+        means = [cell.mean for cell in curve.points.values()]
+        halves = [cell.half_width or 0.0 for cell in curve.points.values()]
+        line = {"scratch": (0, (4, 2)), "random": (0, (1, 2))}.get(curve.kind, "solid")
+        axes.errorbar(
+            *(labels, means, halves),
+            color=colour,
+            linestyle=line,
+            linewidth=1.5,
+            elinewidth=1.2,
+            marker="o",
+            markersize=4,
+            label=canvas.short(curve.label),
+        )
+    for mark in panel.crossings:
+        axes.plot([mark.labels], [mark.top1], "o", color=INK, markersize=10, markerfacecolor="none")
+    axes.set_xscale("log")
+    axes.set_xlabel("labels")
+    axes.set_title(panel.title, fontsize=10, loc="left", color=MUTED)
+    counts = sorted({n for curve in panel.curves for n in curve.points})
+    axes.set_xticks(counts, [_count(n) for n in counts], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(*_percent(axes.get_ylim()))
+    axes.legend(loc="lower right")
+
+
+def _percent(limits: tuple[float, float]) -> tuple[float, float]:
+    """What an axis shows of intervals that reach beyond 0 and 100 %."""
+    return max(limits[0], -2.0), min(limits[1], 102.0)
+
+
+def _count(n: int) -> str:
+    return f"{n:,}" if n < 10_000 else f"{n / 1000:g}k"
+
+
+def cost(group: Group, column: Column, series: Mapping[str, int]) -> str:
+    """Accuracy against seconds of pretraining; what needs none is a level to clear."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.8, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        place = 0.01
+        for line in (line for line in group.lines if column in line.cells):
+            mean, half_width, _ = line.cells[column]
+            if line.seconds is None:
+                axes.axhline(mean, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+                axes.annotate(
+                    *(canvas.short(line.label), (place, mean), (0, 2)),
+                    xycoords=axes.get_yaxis_transform(),
+                    textcoords="offset points",
+                    color=MUTED,
+                    fontsize=9,
+                )
+                place += 0.2  # levels may be close together: their names stand side by side
+                continue
+            colour = SERIES[series[line.label]]
+            face = PAPER if line.kind == "supervised" else colour
+            axes.errorbar([line.seconds], [mean], [half_width or 0.0], color=colour, marker="o", markerfacecolor=face)
+            axes.annotate(
+                canvas.short(line.label), (line.seconds, mean), (7, 3), textcoords="offset points", fontsize=9
+            )
+        longest = max(line.seconds or 0.0 for line in group.lines if column in line.cells)
+        axes.set_xlim(0, 1.4 * longest)  # names stand at the right of their points
+        axes.margins(y=0.12)
+        axes.set_ylim(*_percent(axes.get_ylim()))
+        axes.set_xlabel("seconds of pretraining")
+        return canvas.svg(figure, f"{column.title}: top-1 against seconds of pretraining")

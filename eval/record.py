@@ -44,7 +44,8 @@ class Row:
     correct: NDArray[np.bool_] | None  # [n_test]
     where: str  # "runs/x-seed0/eval/results.jsonl:3"
     folder: Path | None  # the run directory; None: a committed row
-    record: dict[str, Any] = field(repr=False)  # the line, without `seconds` and `correct`
+    record: dict[str, Any] = field(repr=False)  # the line, without what committing adds
+    best_on_test: float | None = None  # top-1 of the setting that is best on test; nothing reads it for choosing
 
 
 def read(path: Path, folder: Path | None = None, seconds: float | None = None) -> Iterator[Row]:
@@ -74,9 +75,10 @@ def _row(line: str, where: str, folder: Path | None, seconds: float | None) -> R
         _malformed(where, str(error))
     if not isinstance(record, dict):
         _malformed(where, "not an object")
-    own_seconds, packed = record.pop("seconds", None), record.pop("correct", None)
-    if own_seconds is not None and not _is_number(own_seconds):
-        _malformed(where, "seconds must be a number or null")
+    own_seconds, packed, best = (record.pop(key, None) for key in ("seconds", "correct", "best_on_test"))
+    for key, value in (("seconds", own_seconds), ("best_on_test", best)):
+        if value is not None and not _is_number(value):
+            _malformed(where, f"{key} must be a number or null")
     _check(record, where)
     n_test, top1 = record["n_test"], float(record["metrics"]["top1"])
     names = (
@@ -102,6 +104,7 @@ def _row(line: str, where: str, folder: Path | None, seconds: float | None) -> R
         where=where,
         folder=folder,
         record=record,
+        best_on_test=best,
     )
 
 

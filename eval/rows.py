@@ -1,8 +1,9 @@
 """Result rows: collected from run directories and committed suite files, and written for committing.
 
-A committed row is a row of results.jsonl with two more keys, so that every table and paired test can be made
-again without weights, data or predictions: `seconds` (of pretraining, or null) and `correct` (which test
-images were classified correctly, as packed bits in base64; null where unknown).
+A committed row is a row of results.jsonl with more keys, so that every table and paired test can be made
+again without weights, data or predictions: `seconds` (of pretraining, or null), `correct` (which test images
+were classified correctly, as packed bits in base64; null where unknown) and, where it is known, `best_on_test`
+(what choosing on the test set would have claimed).
 """
 
 import json
@@ -19,7 +20,8 @@ from eval.base import stem
 from eval.record import Row
 from ssl_cls import config
 from ssl_cls.data import catalog
-from ssl_cls.data.catalog import ENTRIES, DataConfig
+from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.entries import ENTRIES
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 
@@ -37,7 +39,14 @@ def collect(sources: Sequence[Path]) -> list[Row]:
         if source.is_dir():
             path = source / "eval" / "results.jsonl"
             found = list(record.read(path, source, _seconds(source))) if path.is_file() else []
-            found = [replace(row, correct=_correct(row, labels_of(row.dataset))) for row in found]
+            found = [
+                replace(
+                    row,
+                    correct=_correct(row, labels_of(row.dataset)),
+                    best_on_test=max(scores) if len(scores := optimism(row)) > 1 else None,  # one: nothing to choose
+                )
+                for row in found
+            ]
         elif source.is_file():
             found = list(record.read(source))
         else:
@@ -53,7 +62,9 @@ def export(rows: Sequence[Row], path: Path) -> None:
     lines = []
     for row in rows:
         correct = None if row.correct is None else record.packed(row.correct)
-        lines.append(json.dumps({**row.record, "seconds": row.seconds, "correct": correct}, ensure_ascii=False))
+        known = {} if row.best_on_test is None else {"best_on_test": row.best_on_test}
+        entry = {**row.record, "seconds": row.seconds, "correct": correct, **known}
+        lines.append(json.dumps(entry, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(line + "\n" for line in sorted(set(lines))), encoding="utf-8")

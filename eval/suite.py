@@ -67,6 +67,7 @@ class Pretraining(NamedTuple):
 
 class Judgement(NamedTuple):
     encoder: str  # as tools/evaluate.py takes it
+    data: DataConfig  # what it is judged on: that of the recipe that asks for it
     seed: int
     out: Path
     evaluators: list[Evaluator]
@@ -125,18 +126,16 @@ def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
         for n in tune.n_labels
     ]
     asked: dict[Path, Judgement] = {
-        suite.folder / "pixels": Judgement("pixels", 0, suite.folder / "pixels", probes + few)
+        suite.folder / "pixels": Judgement("pixels", runs[0].recipe.data, 0, suite.folder / "pixels", probes + few)
     }
     for run in runs:
-        seed, label = run.recipe.seed, run.recipe.backbone.name
+        seed, label, data = run.recipe.seed, run.recipe.backbone.name, run.recipe.data
         out = suite.folder / f"random-{label}-seed{seed}"
         # asked for by the run, so that random and pretrained share architecture, input size and pooling
-        asked.setdefault(out, Judgement(f"random:{run.run.folder}", seed, out, probes + few + tuned))
+        asked.setdefault(out, Judgement(f"random:{run.run.folder}", data, seed, out, probes + few + tuned))
     for run in runs:
-        supervised = run.recipe.method.name == "supervised"
-        asked[run.run.folder] = Judgement(
-            str(run.run.folder), run.recipe.seed, run.run.folder, probes if supervised else probes + few + tuned
-        )
+        wanted = probes if run.recipe.method.name == "supervised" else probes + few + tuned
+        asked[run.run.folder] = Judgement(str(run.run.folder), run.recipe.data, run.recipe.seed, run.run.folder, wanted)
     return list(asked.values())
 
 
@@ -156,8 +155,7 @@ def pretrain(one: Pretraining, then: str) -> None:
 
 def evaluate(judgement: Judgement, say: Callable[[str], None]) -> None:
     """Fill the rows of one encoder, in this process."""
-    recipe = encoders.recipe_of(judgement.encoder)
-    data = open_data(recipe.data if recipe else DataConfig())
+    data = open_data(judgement.data)
     encoder = encoders.load(judgement.encoder, data, judgement.seed)
     named = replace(encoder.provenance, run=judgement.out.name)
     encoder = replace(encoder, out=judgement.out / "eval", provenance=named)

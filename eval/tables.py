@@ -1,4 +1,4 @@
-"""A comparison as text: terminal, Markdown, CSV and LaTeX. Every name in it may be hostile and is escaped."""
+"""A comparison as text: Markdown, CSV and LaTeX. Every name in it may be hostile and is escaped."""
 
 import csv
 import html
@@ -6,23 +6,21 @@ import io
 import re
 from collections.abc import Sequence
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from eval.compare import Difference, Group
 from eval.lines import Column, Line
 from eval.stats import Interval
 from eval.verdict import notes, verdict
 
 BASELINES = ("scratch", "pixels", "random")
-DIFFERENCE = ("encoder", "minus", "evaluated by", "points", "95 %, test images", "95 %, seeds and draws", "p")
+DIFFERENCE = (
+    *("encoder", "minus", "evaluated by", "points", "95 %, test images", "95 %, seeds and draws", "p"),
+    "McNemar, runs",
+)
 _COSTS = ("images seen", "view forwards", "pretraining, s")
 _CSV = (
     *("dataset", "backbone", "line", "kind", "evaluator", "n_labels", "top1", "half_width", "n"),
     *("images_seen", "view_forwards", "seconds"),
-    *(f"{figure}_{base}" for base in BASELINES for figure in ("minus", "low", "high", "p")),
+    *(f"{figure}_{base}" for base in BASELINES for figure in ("minus", "low", "high", "p", "runs", "mcnemar")),
 )
 _TEX = {character: "\\" + character for character in "{}$&#%_"} | {
     "\\": r"\textbackslash{}",
@@ -75,50 +73,35 @@ def difference(test: Difference) -> tuple[str, ...]:
     """A paired test under the headings of DIFFERENCE."""
     what = (test.line, test.against, test.column.title)
     if test.refused:
-        return (*what, "refused: broken baseline", "", "", "")
+        return (*what, "refused: broken baseline", "", "", "", "")
     spread = f"n={test.n}" if test.half_width is None else f"± {test.half_width:.1f} (n={test.n})"
     p = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
-    return (*what, f"{test.points:+.1f}", f"{test.low:+.1f} to {test.high:+.1f}", spread, p)
-
-
-def terminal(groups: Sequence[Group], console: Console) -> None:
-    for group in groups:
-        console.print(Text("\n" + verdict(group).headline, style="bold"))
-        console.print(_rich(title(group), *cells(group)))
-        if group.differences:
-            tests = [list(difference(test)) for test in group.differences]
-            console.print(_rich("paired differences", list(DIFFERENCE), tests))
-        for note in notes(group):
-            console.print(Text(note, style="bold red" if note.startswith("REFUSED") else "dim"))
-
-
-def _rich(name: str, header: list[str], lines: list[list[str]]) -> Table:
-    table = Table(title=Text(name), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, text in enumerate(header):
-        table.add_column(Text(text), justify="right" if number else "left", no_wrap=not number, overflow="fold")
-    for line in lines:
-        table.add_row(*map(Text, line))
-    return table
+    alone = "" if test.mcnemar is None else f"{test.mcnemar} of {test.n}"
+    return (*what, f"{test.points:+.1f}", f"{test.low:+.1f} to {test.high:+.1f}", spread, p, alone)
 
 
 def markdown(groups: Sequence[Group]) -> str:
     parts = []
     for group in groups:
-        parts += [f"## {_md(title(group))}", f"**{_md(verdict(group).headline)}**", _md_table(*cells(group))]
+        parts += [
+            f"## {escaped(title(group))}",
+            f"**{escaped(verdict(group).headline)}**",
+            markdown_table(*cells(group)),
+        ]
         if group.differences:
-            parts.append(_md_table(list(DIFFERENCE), [list(difference(test)) for test in group.differences]))
+            parts.append(markdown_table(list(DIFFERENCE), [list(difference(test)) for test in group.differences]))
         if said := notes(group):
-            parts.append("\n".join(f"- {_md(note)}" for note in said))
+            parts.append("\n".join(f"- {escaped(note)}" for note in said))
     return "\n\n".join(parts) + "\n"
 
 
-def _md(text: str) -> str:
+def escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(text, quote=False))
 
 
-def _md_table(header: list[str], lines: list[list[str]]) -> str:
+def markdown_table(header: list[str], lines: list[list[str]]) -> str:
     rule = "| --- |" + " ---: |" * (len(header) - 1)
-    top, *rest = ("| " + " | ".join(map(_md, line)) + " |" for line in (header, *lines))
+    top, *rest = ("| " + " | ".join(map(escaped, line)) + " |" for line in (header, *lines))
     return "\n".join((top, rule, *rest))
 
 
@@ -135,7 +118,8 @@ def comma_separated(groups: Sequence[Group]) -> str:
                 figures: list[float | None] = []
                 for base in BASELINES:
                     test = tests.get((line.label, column, base))
-                    figures += (test.points, test.low, test.high, test.p) if test else (None,) * 4
+                    found = (test.points, test.low, test.high, test.p, test.n, test.mcnemar) if test else (None,) * 6
+                    figures += found
                 budget = (line.identity.images_seen, line.identity.view_forwards, line.seconds)
                 writer.writerow([*map(_no_formula, names), column.n_labels, *cell, *budget, *figures])
     return out.getvalue()

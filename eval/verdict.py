@@ -1,5 +1,6 @@
 """What a comparison shows, in words: is it worth it, and what to know before believing that."""
 
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def _labels(test: Difference) -> str:
 
 def notes(group: Group) -> list[str]:
     """What a reader must know before believing the table; a refusal comes first."""
-    return [*_refusals(group), *_budgets(group), *_gaps(group)]
+    return [*_refusals(group), *_budgets(group), *_gaps(group), *_optimism(group)]
 
 
 def _refusals(group: Group) -> Iterator[str]:
@@ -86,6 +87,23 @@ def _budgets(group: Group) -> Iterator[str]:
     devices = {row.record["device"] for line in group.lines for row in line.every_row}
     if len(devices) > 1:
         yield f"Rows come from different devices: {', '.join(sorted(devices))}."
+
+
+def _optimism(group: Group) -> Iterator[str]:
+    """What choosing on the test set would have claimed, where every setting's test score was kept."""
+    gaps = [
+        (statistics.fmean(found), line.label, column.title)
+        for line in group.lines
+        for column, rows in line.rows.items()
+        if (found := [row.best_on_test - row.top1 for row in rows if row.best_on_test is not None])
+    ]
+    if gaps:
+        largest, label, title = max(gaps)
+        mean = statistics.fmean(gap for gap, _, _ in gaps)
+        yield (
+            f"Settings chosen on the test set would have claimed {mean:.2f} points more on average, "
+            f"up to {largest:.2f} ({label}, {title}). None here were."
+        )
 
 
 def _gaps(group: Group) -> Iterator[str]:

@@ -3,9 +3,9 @@
 import os
 
 # GNU OpenMP, which torch brings along, reads this when torch is first imported. Its threads spin while they wait for
-# the slowest one; on cores that others use too, the usual 300,000 turns made a step 2 to 15 times as long as it need be.
+# the slowest one; on cores that others use too, the usual 300,000 turns made a step up to 15 times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from ssl_cls import small_resnet as small_resnet  # noqa: E402
+from ssl_cls import small_resnet as small_resnet
 
 __version__ = "0.1.0"

@@ -80,6 +80,11 @@ class Backbone(nn.Module):
         return int(next(p for p in self.model.parameters() if p.ndim == 4).shape[1])
 
     @property
+    def model_args(self) -> dict[str, Any]:
+        """What timm was told besides the architecture's name, to build `model`; image channels included."""
+        return {**getattr(self.model, "model_args", {}), "in_chans": self.channels}
+
+    @property
     def width(self) -> int:
         """Channels of the last feature map or token."""
         return int(self.model.num_features)  # type: ignore[arg-type]
@@ -99,23 +104,55 @@ class Backbone(nn.Module):
             parameter[0, -len(positions) :] = positions
         parameter.requires_grad_(False)
 
+    def layers(self) -> dict[str, int]:
+        """By parameter name in `model`: 0 for the stem, then a number a block; final norms belong to the last."""
+        model: Any = self.model
+        return group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[no-any-return]
+
     def layer_scales(self, decay: float) -> dict[str, float]:
         """Layer-wise learning rates: by parameter name in `model`, relative to a head on top, which has 1.
 
         `decay` for the last of L blocks, decay^(L+1) for the stem (He et al. 2022, appendix A.2).
         """
-        model: Any = self.model
-        layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        layers = self.layers()
         top = max(layers.values())
         return {name: decay ** (top - layer + 1) for name, layer in layers.items()}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.features(images)
 
-    def features(self, images: Tensor, pooling: str | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, dim]: the encoder's last features, pooled as the recipe says unless told otherwise."""
+    @property
+    def num_layers(self) -> int:
+        """Blocks of a vision transformer, stages of a convolutional network: what `features` can take."""
+        return len(self.model.feature_info)  # type: ignore[arg-type]
+
+    def features(self, images: Tensor, layers: tuple[int, ...] = (-1,), pooling: str | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, D]: the encoder's last features, pooled as the recipe says unless told otherwise.
+
+        Of several layers (-1: the last one, down to -num_layers) they are concatenated. Tokens of earlier blocks go
+        through the final norm, as when DINO is probed (Caron et al. 2021, appendix F).
+        """
+        return torch.cat([self.pool(x, pooling) for x in self.outputs(images, layers)], 1)
+
+    def outputs(self, images: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        """Feature maps or token sequences of these layers, from one forward pass."""
+        model: Any = self.model
         native = not self.is_vit or self._is_native(images)
-        return self.pool(self.model.forward_features(images) if native else self.tokens(images), pooling)  # type: ignore[operator]
+        found: dict[int, Tensor] = {}
+        hooks = [
+            model.get_submodule(model.feature_info[layer]["module"]).register_forward_hook(
+                lambda module, inputs, output, layer=layer: found.__setitem__(layer, output)
+            )
+            for layer in layers
+            if layer != -1
+        ]
+        try:
+            last = model.forward_features(images) if native else self.tokens(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        earlier = {layer: model.norm(x) if x.ndim == 3 else x for layer, x in found.items()}
+        return [last if layer == -1 else earlier[layer] for layer in layers]
 
     def pool(self, x: Tensor, pooling: str | None = None) -> Tensor:
         """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim]."""
@@ -180,11 +217,11 @@ class Backbone(nn.Module):
 
     def require_size(self, size: int) -> None:
         """Raises UserError unless images of `size` pixels a side, smaller than its own, can pass through."""
-        if self.is_vit and size % self.patch_size:
+        if self.is_vit and size % (patch := self.patch_size):
             raise UserError(
-                f"local views of {size} pixels are not a whole number of {self.patch_size}-pixel patches",
+                f"local views of {size} pixels are not a whole number of {patch}-pixel patches",
                 "views",
-                f"use a size that {self.patch_size} divides, as {max(1, size // self.patch_size) * self.patch_size}",
+                f"give them a size that {patch} divides, as {max(1, round(size / patch)) * patch}",
             )
         if not self.is_vit and self.model.pretrained_cfg.get("fixed_input_size"):  # type: ignore[union-attr, operator]
             raise UserError(

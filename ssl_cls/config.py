@@ -147,14 +147,14 @@ def parse(kind: type[T], text: str, name: str, overrides: Sequence[str] = ()) ->
         else:
             if not problems:
                 return checked
-    raise _refusal(problems)
+    raise _refusal(problems, f"the {kind.__name__.lower()}")
 
 
-def _refusal(problems: list[Problem]) -> UserError:
+def _refusal(problems: list[Problem], subject: str) -> UserError:
     lines = [str(problem) for problem in sorted(problems, key=_reading_order)[:MAX_SHOWN]]
-    what = "the recipe is wrong" if len(lines) == 1 else f"the recipe is wrong in {len(lines)} places"
+    what = f"{subject} is wrong" if len(lines) == 1 else f"{subject} is wrong in {len(lines)} places"
     if len(problems) > MAX_SHOWN:
-        what = f"the recipe is wrong in more than {MAX_SHOWN} places"
+        what = f"{subject} is wrong in more than {MAX_SHOWN} places"
     where = lines[0] if len(lines) == 1 else "".join(f"\n    {line}" for line in lines)
     return UserError(what, where, "correct the recipe or the command line; nothing was started")
 

@@ -33,24 +33,43 @@ def save_encoder(
     Raises:
         OSError: the disk is full or read-only.
     """
+    config = describe(backbone, input_size, mean, std)
+    write(folder, config, {"model": backbone.model.state_dict()}, provenance)
+
+
+def describe(
+    backbone: Backbone, input_size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: float = 1.0
+) -> dict[str, Any]:
+    """timm's config.json of an encoder. `crop`: side of the central square that it is shown, of the shorter side."""
     model: Any = backbone.model
     cfg = {
         "input_size": [backbone.channels, input_size, input_size],
         "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size", False)),
-        "mean": list(mean), "std": list(std), "interpolation": "bilinear", "crop_pct": 1.0, "num_classes": 0,
+        "mean": list(mean), "std": list(std), "interpolation": "bilinear", "crop_pct": crop, "num_classes": 0,
         **{key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")},
     }  # fmt: skip
-    config = {
+    return {
         "architecture": model.pretrained_cfg["architecture"],
         "num_classes": 0,
         "num_features": backbone.width,
-        "model_args": {**model.model_args, "in_chans": backbone.channels},
+        "model_args": backbone.model_args,
         "pretrained_cfg": cfg,
         "ssl_cls": {"pooling": backbone.pooling},
     }
+
+
+def write(
+    folder: Path, config: dict[str, Any], weights: dict[str, dict[str, Tensor]], provenance: dict[str, Any]
+) -> None:
+    """config.json, NAME.safetensors, provenance.json: the folder appears whole or not at all.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
     with durable.written(folder) as writing:
-        weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(weights, writing / "model.safetensors")
+        for name, tensors in weights.items():
+            plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(plain, writing / f"{name}.safetensors")
         (writing / "provenance.json").write_text(json.dumps(provenance, indent=1))
         (writing / "config.json").write_text(json.dumps(config, indent=1))
 

@@ -33,6 +33,7 @@ class Step:
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.gate = Gate(accelerator.device)
         self.taken = 0  # steps since it was built
+        self._initial_norm = self._weight_norm()
         self.wrapped = accelerator.prepare(self.method)
 
     def __call__(
@@ -53,6 +54,14 @@ class Step:
         self.method.after_step(clock, [output.carry for output in outputs])
         self.taken += 1
         return outputs, lr, norm
+
+    def weight_growth(self) -> Tensor:
+        """The norm of all trained parameters together in units of the initial one, a scalar on the device."""
+        return self._weight_norm() / self._initial_norm
+
+    def _weight_norm(self) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([p.detach() for p in self.trained])))
+        return norm
 
     def _backward(self, batches: Sequence[Batch], clock: Clock) -> list[StepOutput]:
         """The loss is a mean over images, so its gradient is the mean of the micro-batches'."""
@@ -92,7 +101,8 @@ class Step:
             with self._synchronised_if(number == len(batches) - 1):
                 pulled = self.wrapped(batch, clock, {name: split[number] for name, split in splits.items()})
                 self.accelerator.backward(pulled.loss)
-        return [output._replace(loss=output.loss.detach())]
+        carry = {name: x.detach() for name, x in output.carry.items()}
+        return [output._replace(loss=output.loss.detach(), embedding=output.embedding.detach(), carry=carry)]
 
     def _seed(self, clock: Clock, number: int, count: int) -> None:
         """Drop-path and dropout are stateful, so torch is seeded anew for each part of each global batch."""

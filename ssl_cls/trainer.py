@@ -154,6 +154,7 @@ def _train(
                     **figures(outputs),
                     "lr": lr,
                     "grad_norm": float(norm),
+                    "weight_growth": float(step.weight_growth()),
                 }
                 if main:
                     run.append("metrics.jsonl", row)

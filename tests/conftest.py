@@ -67,7 +67,7 @@ def synthetic_run(tmp_path: Path) -> SyntheticRun:
             lines.append(json.dumps(line))
             if labels is not None:
                 draw = "" if line["n_labels"] is None else f"-n{line['n_labels']}-d{line['draw']}"
-                answers = np.where(correct, labels, labels + 1).astype(np.int64)
+                answers = np.where(correct, labels, (labels + 1) % (labels.max() + 1)).astype(np.int64)
                 np.save(run / "eval" / "predictions" / f"{line['evaluator'].replace('/', '-')}{draw}.npy", answers)
         (run / "eval" / "results.jsonl").write_text("".join(line + "\n" for line in lines))
         if seconds is not None:

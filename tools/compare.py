@@ -1,7 +1,9 @@
-"""Compare encoders: python tools/compare.py RUNDIR... [--out DIR]
+"""Compare encoders: python tools/compare.py RUNDIR... [--out DIR] [--published DATASET]
 
 Reads the result rows of run directories (or of committed files, results/*.jsonl) and writes the table to the
-terminal and, as comparison.md, .csv, .tex and index.html, into DIR.
+terminal and, as comparison.md, .csv, .tex and index.html, into DIR; with rows at several numbers of labels also
+label_efficiency.svg. Run directories add pictures to the report, and the check for test images among those that
+were pretrained on.
 """
 
 import argparse
@@ -25,25 +27,29 @@ def main() -> None:
         metavar="DIR",
         help="where the report goes (default: %(default)s)",
     )
+    parser.add_argument(
+        "--published",
+        metavar="DATASET",
+        help="show what others have published on cifar10, cifar100, fashion_mnist, imagenet, imagenet100, imagenette "
+        "or stl10, in tables of its own",
+    )
     args = parser.parse_args()
 
     from ssl_cls.screen import guarded
 
-    guarded(lambda: run(args.sources, args.out))
+    guarded(lambda: run(args.sources, args.out, args.published))
 
 
-def run(sources: list[Path], out: Path) -> None:
+def run(sources: list[Path], out: Path, published: str | None) -> None:
     from rich.console import Console
 
-    from eval import report, tables
-    from eval.compare import compare
+    from eval import report
     from eval.rows import collect
 
-    groups = compare(collect(sources))
     console = Console(highlight=False)
-    tables.terminal(groups, console)
-    written = report.write(groups, ["python", "tools/compare.py", *sys.argv[1:]], out)
-    console.print(f"\n{written[-1]}", markup=False, soft_wrap=True)
+    command = ["python", "tools/compare.py", *sys.argv[1:]]
+    written = report.present(collect(sources), command, out, console, published)
+    console.print(f"\n{written}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

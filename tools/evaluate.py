@@ -1,22 +1,24 @@
-"""Judge encoders: python tools/evaluate.py ENCODER... [--evaluators NAME...] [data.source=NAME data.path=DIR]
+"""Judge encoders: python tools/evaluate.py ENCODER... [--evaluators NAME...] [key.path=value ...]
 
-ENCODER is a run directory, pixels, random:BACKBONE (a timm name, a recipe or a run directory), timm:NAME, or
-a model.safetensors with its config.json. Results go to eval/ in the run directory; what is already there is
-not done again. Data are those of the encoder's recipe, or of the first encoder that has one, unless
-data.source says otherwise. Under accelerate launch the processes share the work of extracting features.
+ENCODER is a run directory, pixels, random:BACKBONE (a timm name, a recipe or a run directory), timm:NAME,
+weights:FILE@ARCHITECTURE (.safetensors or torch's zip format, as MoCo, MoCo v3, SimSiam, BYOL, DINO, DINOv2, MAE,
+lightly, solo-learn, timm or torchvision save them, and the architecture's timm name), or a model.safetensors with its
+config.json. Results go to eval/ in the run directory; what is already there is
+not done again. finetune and linear also leave classifiers to use, in classifier/ (see tools/predict.py). Data
+are those of the encoder's recipe, or of the first encoder that has one, unless data.source and data.path say
+otherwise. What an evaluator does is changed by its name, as in finetune.strategy=top or knn.k=[5,20]. Under
+accelerate launch the processes share the work of extracting features.
 """
 
 import argparse
 from typing import Any
 
-NAMES = ("knn", "linear", "fewlabel", "finetune", "features")
+NAMES = ("knn", "linear", "linear_layers", "linear_aug", "ridge", "fewlabel", "finetune", "features")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "encoders", nargs="+", metavar="ENCODER", help="what to judge, and data.source=NAME, data.path=DIR"
-    )
+    parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="what to judge, and any key.path=value")
     parser.add_argument(
         "--evaluators",
         nargs="+",
@@ -25,6 +27,7 @@ def main() -> None:
         help=f"of {', '.join(NAMES)} (default: knn linear)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights of random:BACKBONE (default: 0)")
+    parser.add_argument("--again", action="store_true", help="evaluate again what is known, and keep the new rows")
     args = parser.parse_intermixed_args()
 
     from ssl_cls.screen import guarded
@@ -40,18 +43,25 @@ def run(args: argparse.Namespace) -> None:
     from eval import encoders
     from eval.base import Context
     from eval.data import open_data, overridden, shown
-    from eval.judge import EVALUATORS, extract_all, judge, write_features
+    from eval.judge import extract_all, judge
+    from eval.overrides import evaluators
+    from eval.sheet import write_features
     from ssl_cls import launch
     from ssl_cls.data.catalog import DataConfig
 
+    of_data = [word for word in overrides if word.startswith("data.")]
+    asked = evaluators([name for name in names if name != "features"], [w for w in overrides if w not in of_data])
     accelerator = launch.start("fp32")
     console = Console(highlight=False, quiet=not accelerator.is_main_process)
     recipes = [encoders.recipe_of(spec) for spec in specs]
     usual = next((recipe.data for recipe in recipes if recipe), DataConfig())
-    asked = [EVALUATORS[name] for name in names if name != "features"]
     rows = []
+
+    def say(text: str) -> None:
+        console.print(f"  {text}", soft_wrap=True)
+
     for spec, recipe in zip(specs, recipes, strict=True):
-        data = open_data(overridden(recipe.data if recipe else usual, overrides))
+        data = open_data(overridden(recipe.data if recipe else usual, of_data))
         encoder = encoders.load(spec, data, args.seed)
         data = shown(data, encoder.channels)
         context = Context(
@@ -62,9 +72,9 @@ def run(args: argparse.Namespace) -> None:
             extract_all(encoder, data, context)  # the work that ranks share; the rest is the main process's
         if accelerator.is_main_process:
             alone = Context(accelerator.device, seed=context.seed)
+            rows += judge(encoder, data, asked, alone, say, args.again)
             if "features" in names:
-                write_features(encoder, data, alone)
-            rows += judge(encoder, data, asked, alone, lambda text: console.print(f"  {text}"))
+                write_features(encoder, data, alone)  # last: their table has the answers of all evaluations
     if rows:
         console.print(table(rows))
     accelerator.end_training()
@@ -98,13 +108,13 @@ def table(rows: list[dict[str, Any]]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
+    scores = [name for name in ("top1", "top5", "mAP") if any(name in row["metrics"] for row in rows)]
     shown = Table(
         "encoder",
         "evaluator",
         "labels",
         "draw",
-        "top1",
-        "top5",
+        *scores,
         "chosen",
         box=None,
         header_style="bold",
@@ -112,14 +122,15 @@ def table(rows: list[dict[str, Any]]) -> Any:
     )
     for row in rows:
         labels = "all" if row["n_labels"] is None else str(row["n_labels"])
-        scores = [f"{row['metrics'][name]:.2f}" for name in ("top1", "top5")]
-        settings = " ".join(f"{key}={value}" for key, value in row["settings"].items() if not isinstance(value, list))
+        figures = [f"{row['metrics'][name]:.2f}" if name in row["metrics"] else "" for name in scores]
+        short = {key: value for key, value in row["settings"].items() if not isinstance(value, list | dict)}
+        settings = " ".join(f"{key}={value}" for key, value in short.items() if key != "why")
         shown.add_row(
             escape(row["run"]),
             row["evaluator"],
             labels,
             "" if row["draw"] is None else str(row["draw"]),
-            *scores,
+            *figures,
             escape(settings),
         )
     return shown

@@ -22,8 +22,7 @@ def main() -> None:
 def run(path: str, dry_run: bool) -> int:
     from rich.console import Console
 
-    from eval import report, rows, suite, tables
-    from eval.compare import compare
+    from eval import report, rows, suite
     from ssl_cls import config, launch
 
     asked = config.load_spec(suite.Suite, path)
@@ -67,10 +66,13 @@ def run(path: str, dry_run: bool) -> int:
     folders = [judgement.out for judgement in judgements]
     if committed is not None:
         rows.export([*known, *rows.collect(folders)] if folders else known, committed)
-    groups = compare([*known, *(rows.collect(folders) if folders else [])])
-    tables.terminal(groups, Console(highlight=False))
-    written = report.write(groups, ["python", "tools/suite.py", path], asked.folder)
-    console.print(f"\n{written[-1]}", markup=False, soft_wrap=True)
+    everything = [*known, *(rows.collect(folders) if folders else [])]
+    screen = Console(highlight=False)
+    written = report.present(everything, ["python", "tools/suite.py", path], asked.folder, screen)
+    picture = written.with_name("label_efficiency.svg")
+    if committed is not None and picture.exists():
+        committed.with_suffix(".svg").write_bytes(picture.read_bytes())
+    screen.print(f"\n{written}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -86,30 +86,13 @@ def views(source: Source, batch: Batch) -> dict[str, Tensor]:
 
 def masked(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> dict[str, Tensor]:
     """What MAE's encoder sees and, if `folder` holds a checkpoint, what its decoder answers."""
-    from ssl_cls import checkpoint, plan
-    from ssl_cls.clock import Clock
-    from ssl_cls.errors import UserError
-    from ssl_cls.methods.mae import MAE
+    from eval.reconstruction import reconstruct
 
-    planned = plan.make_plan(recipe, source, 1)
-    method = plan.build_method(recipe, source, planned).eval()
-    assert isinstance(method, MAE)
-    saved = checkpoint.newest(folder / "checkpoints")
-    step = 0
-    if saved is not None:
-        state = checkpoint.load(saved)
-        try:
-            method.load_state_dict(state.model)
-        except RuntimeError as error:
-            raise UserError(
-                f"{saved} is of another model than the recipe's", "--run", "give a run of this recipe"
-            ) from error
-        step = int(state.state["step"])
-    left, answer = method.reconstruct(batch, Clock(step, planned.total_steps, planned.steps_per_epoch))
-    columns = {f"visible\n{1 - method.num_masked / method.num_patches:.0%} of patches": _pixels(left, source)}
-    if saved is not None:
-        given = "\npatch mean and std given" if method.config.norm_pixels else ""  # only deviations were learnt
-        columns[f"reconstruction, step {step:,}{given}"] = _pixels(answer, source)
+    found = reconstruct(recipe, source, batch, folder)
+    columns = {f"visible\n{found.share:.0%} of patches": _pixels(found.visible, source)}
+    if found.answer is not None:
+        given = "\npatch mean and std given" if found.norm_pixels else ""
+        columns[f"reconstruction, step {found.step:,}{given}"] = _pixels(found.answer, source)
     return columns
 
 

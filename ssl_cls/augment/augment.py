@@ -8,6 +8,8 @@ from ssl_cls.augment.draw import Geometry, colour, geometry
 from ssl_cls.augment.view import View, expand
 from ssl_cls.rng import DrawKey
 
+EVALUATION_CROP = 0.875  # 224 of 256 pixels (He et al. 2016)
+
 
 class Augment:
     """Draws and makes all views of a batch. Has no state: a sample's views depend on (key, its index) alone.
@@ -75,8 +77,8 @@ def _flipped(crop: Tensor, drawn: Geometry) -> Tensor:
     return images
 
 
-def centre_boxes(sizes: Tensor, fraction: float = 0.875) -> Tensor:
-    """Evaluation crops: the central square of `fraction` of the shorter side (224 of 256, He et al. 2016).
+def centre_boxes(sizes: Tensor, fraction: float = EVALUATION_CROP) -> Tensor:
+    """Evaluation crops: the central square of `fraction` of the shorter side.
 
     sizes: int64 [B, 2]. Returns whole pixels as float32 [B, 4]: top, left, height, width.
     """

@@ -1,9 +1,11 @@
 """Unpack tar and zip files that others have made: only plain files, only below the folder, or nothing at all."""
 
+import lzma
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,8 @@ from ssl_cls.errors import UserError
 _MAX_GROWTH = 200  # times its own size that an archive may become: text packs 10:1, a bomb 1000:1
 _FREE = 2**30  # bytes that any archive may become
 _CHUNK = 2**20
+# RuntimeError: encrypted, or packed in a way that is not known
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 def unpack(archive: Path, into: Path) -> None:
@@ -36,7 +40,7 @@ def unpack(archive: Path, into: Path) -> None:
                         if left < 0:
                             raise _refused(f"grows to more than {_MAX_GROWTH} times its size", archive)
                         target.write(chunk)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, FileExistsError, NotADirectoryError) as error:
+        except (*_DAMAGE, FileExistsError, NotADirectoryError) as error:
             raise _refused(f"cannot be unpacked: {error}", archive) from error
         for top in Path(temporary).iterdir():
             _merge(top, into / top.name)

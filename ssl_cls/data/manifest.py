@@ -102,6 +102,18 @@ def annotate(found: Found, table: Table, where: Path) -> Found:
     return found
 
 
+def from_slices(
+    name: str, root: Path, containers: Sequence[str], rows: Sequence[Row], slices: Sequence[tuple[int, int, int]]
+) -> Found:
+    """Images that lie in larger files below `root`, as `Store` has them, with what their rows say."""
+    paths = np.array([os.fsencode(row.path) for row in rows])
+    store = Store(root, paths, tuple(containers), np.array(slices, np.int64))
+    several = any(row.labels is not None and len(row.labels) != 1 for row in rows)
+    labels, class_names = encode([row.labels for row in rows], several)
+    groups = [row.group for row in rows] if any(row.group for row in rows) else None
+    return Found(name, store, labels, class_names, [row.split for row in rows], groups)
+
+
 def encode(labels: Sequence[tuple[str, ...] | None], several: bool) -> tuple[Tensor, list[str] | None]:
     """Names of classes to labels as Listing has them, and the classes in order: of numbers by value, else by name."""
     names = {name for own in labels if own for name in own}

@@ -1,18 +1,14 @@
 """Parquet files with the bytes of an image a row, as Hugging Face's `datasets` writes them."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from ssl_cls.data import cache
-from ssl_cls.data.files import Store
 from ssl_cls.data.listing import Found
-from ssl_cls.data.manifest import Row, encode, row_of
+from ssl_cls.data.manifest import Row, from_slices, row_of
 from ssl_cls.data.shards import split_of
 from ssl_cls.errors import UserError
 
@@ -39,16 +35,7 @@ def list_parquet(name: str, files: list[Path]) -> Found:
             slices.append((number, start, size))
     if not rows:
         raise UserError("there are no images in these files", str(files[0].parent), "give files that have rows")
-    store = Store(
-        blobs[0].parent,
-        np.array([os.fsencode(row.path) for row in rows]),
-        tuple(blob.name for blob in blobs),
-        np.array(slices, np.int64),
-    )
-    several = any(row.labels is not None and len(row.labels) != 1 for row in rows)
-    labels, class_names = encode([row.labels for row in rows], several)
-    groups = [row.group for row in rows] if any(row.group for row in rows) else None
-    return Found(name, store, labels, class_names, [row.split for row in rows], groups)
+    return from_slices(name, blobs[0].parent, [file.name for file in blobs], rows, slices)
 
 
 def _unpacked(file: Path) -> Path:

@@ -1,18 +1,15 @@
 """Tar shards in WebDataset's layout, read where they lie: an index says where in which file each image begins."""
 
 import json
-import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ssl_cls.data import cache
-from ssl_cls.data.files import Store, below, shown
+from ssl_cls.data.files import below, shown
 from ssl_cls.data.listing import Found
-from ssl_cls.data.manifest import SPLITS, Row, encode, row_of
+from ssl_cls.data.manifest import SPLITS, Row, from_slices, row_of
 from ssl_cls.data.scan import ENDINGS
 from ssl_cls.errors import UserError
 
@@ -37,16 +34,7 @@ def list_shards(name: str, tars: list[Path]) -> Found:
             slices.append((number, start, size))
     if not rows:
         raise UserError("there are no images in these shards", str(root), f"of the kinds {' '.join(ENDINGS)}")
-    store = Store(
-        root,
-        np.array([os.fsencode(row.path) for row in rows]),
-        tuple(tar.name for tar in tars),
-        np.array(slices, np.int64),
-    )
-    several = any(row.labels is not None and len(row.labels) != 1 for row in rows)
-    labels, class_names = encode([row.labels for row in rows], several)
-    groups = [row.group for row in rows] if any(row.group for row in rows) else None
-    return Found(name, store, labels, class_names, [row.split for row in rows], groups)
+    return from_slices(name, root, [file.name for file in tars], rows, slices)
 
 
 def split_of(name: str) -> str:

@@ -75,9 +75,9 @@ class Subset:
 
 
 def labelled(source: Source) -> Source:
-    """The images whose class, or one of whose several classes, is known; `source` itself where all are."""
+    """The images whose class is known, or of several labels every one; `source` itself where all are."""
     labels = all_labels(source)
-    known = labels >= 0 if labels.ndim == 1 else (labels >= 0).any(1)
+    known = labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1)
     return source if bool(known.all()) else Subset(source, torch.nonzero(known)[:, 0], source.name)
 
 

@@ -52,7 +52,8 @@ class Method(nn.Module):
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         """The mathematics: no parameters, no random numbers of torch's; may gather over ranks.
 
-        A batch-coupled loss sees no pixels: over several micro-batches its `batch.views` is empty.
+        A batch-coupled loss sees no pixels: over several micro-batches its `batch.views` is empty. It detaches targets
+        and keys, which `embed` made without gradient, so that none is computed for them there either.
         """
         raise NotImplementedError
 

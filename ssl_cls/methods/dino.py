@@ -1,19 +1,19 @@
 """DINO (Caron et al. 2021): a student learns from small crops what its own moving average says of large ones."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ssl_cls.augment import presets
-from ssl_cls.augment.view import View, expand
+from ssl_cls.augment.view import View
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock, cosine
 from ssl_cls.data.batch import Batch
 from ssl_cls.ema import ema_update, frozen_copy
 from ssl_cls.methods.base import Method, ParamGroup, StepOutput
+from ssl_cls.methods.multi_crop import check_multi_crop, multi_crop
 from ssl_cls.methods.prototypes import (
     Centring,
     HeadConfig,
@@ -45,20 +45,9 @@ class DINOConfig:
         return DINO(self, backbone)
 
 
-def check_multi_crop(views: tuple[View, ...], name: str) -> str | None:
-    """What is wrong with the views of a method whose teacher sees two global ones."""
-    if sum(view.kind == "global" for view in expand(views)) != 2:
-        return f"{name} needs exactly two global views, and local ones as you like"
-    return None
-
-
-def multi_crop(backbone: Backbone, views: Sequence[Tensor]) -> list[Tensor]:
-    """[N, dim] a view; one forward for all views of a size, which share its batch norm."""
-    sizes = (torch.cat(list(same)) for _, same in groupby(views, key=lambda view: view.shape[-1]))
-    return [features for size in sizes for features in backbone(size).split(len(views[0]))]
-
-
 class DINO(Method):
+    """What the head sees of an image is the recipe's pooling; the authors' is cls, the class token of a ViT."""
+
     def __init__(self, config: DINOConfig, backbone: Backbone) -> None:
         super().__init__()
         self.config = config

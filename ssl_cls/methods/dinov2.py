@@ -18,7 +18,7 @@ from ssl_cls.distributed import gather, rank
 from ssl_cls.ema import ema_update, frozen_copy
 from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method, ParamGroup, StepOutput
-from ssl_cls.methods.dino import check_multi_crop, multi_crop
+from ssl_cls.methods.multi_crop import check_multi_crop, multi_crop
 from ssl_cls.methods.prototypes import (
     Centring,
     HeadConfig,
@@ -122,6 +122,8 @@ def koleo(x: Tensor) -> Tensor:
 
 
 class DINOv2(Method):
+    """What the head and KoLeo see of an image is the recipe's pooling; the authors' is cls, the class token."""
+
     batch_coupled = True  # KoLeo and Sinkhorn
 
     def __init__(self, config: DINOv2Config, backbone: Backbone) -> None:
@@ -167,8 +169,8 @@ class DINOv2(Method):
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         config, h = self.config, embeddings["h"]
-        teacher, patches = (embeddings[name].detach() for name in ("teacher", "teacher_patches"))
-        teacher = teacher.flatten(0, 1)  # [2N, K]; patches are [M, K]
+        teacher = embeddings["teacher"].detach().flatten(0, 1)  # [2N, K]
+        patches = embeddings["teacher_patches"].detach()  # [M, K]
         temperature = config.teacher_temperature.at(clock)
         targets = (self.centring or sinkhorn)(teacher, temperature)
         patch_targets = (self.patch_centring or sinkhorn)(patches, temperature)
@@ -202,11 +204,9 @@ class DINOv2(Method):
     def param_groups(self) -> list[ParamGroup]:
         """Layer-wise learning rates: heads 1, blocks less the deeper they lie, the patch projection least of all."""
         layers = self.backbone.layer_scales(self.config.layer_decay)
-        scales = {f"backbone.model.{name}": scale for name, scale in layers.items()}
+        stem = self.config.patch_embed_lr
+        scales = {f"backbone.model.{n}": scale * (stem if "patch_embed" in n else 1) for n, scale in layers.items()}
         scales["mask_token"] = min(layers.values())
-        for name in scales:
-            if name.startswith("backbone.model.patch_embed."):
-                scales[name] *= self.config.patch_embed_lr
 
         def part(group: ParamGroup, scale: float) -> ParamGroup:
             params = {name: p for name, p in group.params.items() if scales.get(name, 1.0) == scale}

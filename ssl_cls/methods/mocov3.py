@@ -70,6 +70,8 @@ def initialise_vit(backbone: Backbone) -> None:
 
 
 class MoCoV3(Method):
+    """What the projector sees of an image is the recipe's pooling; the authors' is cls for a ViT, avg for a ResNet."""
+
     batch_coupled = True
 
     def __init__(self, config: MoCoV3Config, backbone: Backbone) -> None:

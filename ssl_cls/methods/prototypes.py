@@ -1,4 +1,4 @@
-"""Self-distillation over prototypes, as DINO and DINOv2 share it: head, teacher's targets, cross entropy."""
+"""Self-distillation over prototypes, as DINO and DINOv2 share it: head, teacher's targets, loss."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -315,3 +315,32 @@ def test_the_order_of_the_rows_changes_nothing(tmp_path: Path) -> None:
     reference, turned = only(rows), only(rows[::-1])
     assert turned.differences == reference.differences
     assert [line.cells for line in turned.lines] == [line.cells for line in reference.lines]
+
+
+def test_mcnemar_counts_the_runs_that_alone_differ_in_the_direction_of_the_mean() -> None:
+    """Of three paired runs two lead by 40 images of 1,000, one trails by 20: by the exact test all differ."""
+    base = correct(800)
+    ours = [correct(840), correct(840), correct(780)]
+    rows = [finetuned("simclr", right, seed=seed) for seed, right in enumerate(ours)]
+    rows += [finetuned("random", base, seed=seed) for seed in range(3)]
+    (test,) = only(rows).differences
+    assert scipy_stats.binomtest(0, 20).pvalue < 0.05
+    assert (test.points, test.n, test.mcnemar) == (pytest.approx(2.0), 3, 2)
+
+
+def test_mcnemar_needs_run_against_run() -> None:
+    """A seed without a partner of its own is paired with the mean of the others, which is not an answer."""
+    rows = [finetuned("simclr", correct(840), seed=7)]
+    rows += [finetuned("random", correct(800 + seed), seed=seed) for seed in range(2)]
+    (test,) = only(rows).differences
+    assert test.mcnemar is None
+
+
+def test_what_choosing_on_the_test_set_would_have_claimed_is_said() -> None:
+    rows = [row("simclr", "knn/v1", correct(800), best_on_test=81.5), row("mae", "knn/v1", correct(700))]
+    (said,) = [note for note in notes(only(rows)) if "test set" in note]
+    assert said == (
+        "Settings chosen on the test set would have claimed 1.50 points more on average, up to 1.50 (simclr, kNN). "
+        "None here were."
+    )
+    assert not [note for note in notes(only(rows[1:])) if "test set" in note]

@@ -90,7 +90,6 @@ def test_unknown_labels_are_never_drawn() -> None:
         (LABELS[:99], 100, "99 labelled"),
         (LABELS.where(LABELS < 1, -1), 600, "labelled images"),
         (LABELS, 19, "fewer than two"),
-        (torch.ones(500, 10), 100, "multi-label"),
     ],
 )
 def test_impossible_draws_are_refused(labels: Tensor, n: int, says: str) -> None:

@@ -124,7 +124,10 @@ def test_a_folder_that_timm_saved_with_its_classifier_is_an_encoder(tmp_path: Pa
         ("timm:nonsense-model", "no model named"),
         ("random:resnet_smal", r"did you mean resnet_small"),
         ("random:", "no backbone named"),
-        ("weights.pth", "can run code"),
+        ("weights.pth", "no encoder"),
+        ("weights:nowhere.pth", "what architecture"),
+        ("weights:nowhere.pth@resnet5", "did you mean resnet5"),
+        ("weights:nowhere.pth@resnet18", "no such weights file"),
         ("rndom:resnet50", "no encoder"),
     ],
 )
@@ -140,8 +143,9 @@ def test_weights_alone_are_refused(tmp_path: Path, data: EvalData) -> None:
     with pytest.raises(UserError, match="what architecture"):
         encoders.load(str(tmp_path / "model.safetensors"), data, 0)
     (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="not a weights file"):
+    with pytest.raises(UserError, match="what architecture") as refused:
         encoders.load(str(tmp_path / "other.safetensors"), data, 0)
+    assert f"weights:{tmp_path / 'other.safetensors'}@ARCHITECTURE" in refused.value.fix
 
 
 def test_a_damaged_provenance_is_refused(run: Path, data: EvalData) -> None:

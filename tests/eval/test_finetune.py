@@ -1,14 +1,18 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from eval.base import Context, Encoder, EvalData, Provenance
+from eval.classifier import Classifier
 from eval.data import open_data
-from eval.finetune import Classifier, FineTune, mild_views
+from eval.finetune import FineTune
+from eval.overrides import evaluators
+from eval.training import mild_views, train
 from ssl_cls.augment.presets import supervised
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.data.arrays import Arrays
@@ -94,7 +98,7 @@ def test_same_seed_and_draw_same_predictions(tmp_path: Path, context: Context) -
     assert other.metrics != first[0].metrics
 
 
-def test_it_starts_from_the_encoder_and_moves_every_tensor(tmp_path: Path, context: Context) -> None:
+def test_it_starts_from_the_encoder_and_moves_every_tensor(tmp_path: Path, context: Context) -> None:  # E14, E16
     """The copy is the encoder's in each weight, no fresh network's; the head is new; training reaches all."""
     network, fresh = _backbone(0), _backbone(1)
     for module in (network, fresh):
@@ -115,7 +119,7 @@ def test_it_starts_from_the_encoder_and_moves_every_tensor(tmp_path: Path, conte
     }
 
     data = _data()
-    trained = QUICK.train(_encoder(network, tmp_path), CLASSES, data.train, 1e-2, 0, context.device)
+    trained, _ = train(QUICK, _encoder(network, tmp_path), data.train, CLASSES, "all", 1e-2, 20, 16, 0, context.device)
     assert not trained.training
     for (name, after), before in zip(trained.network.named_parameters(), network.parameters(), strict=True):
         assert not after.equal(before), name
@@ -159,6 +163,65 @@ def test_images_with_a_left_and_a_right_are_not_flipped() -> None:
     assert [view.flip for view in mild_views(28, 1)] == [0.0]
     assert mild_views(32, 3) == supervised(32, 3)
     assert mild_views(224, 1) == supervised(224, 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"strategy": "head"},
+        {"strategy": "top", "optimizer": "sgd", "schedule": "step"},
+        {"loss": "bce", "optimizer": "adam", "schedule": "exponential", "erase": 1.0},
+        {"loss": "mse", "optimizer": "rmsprop", "learning_rates": (1e-3,), "schedule": "polynomial", "dropout": 0.2},
+        {"loss": "hinge", "mixup": 0.4, "cutmix": 1.0, "inference": "multi_crop"},
+        {"loss": "focal", "layer_decay": 0.7, "ema": 0.5, "warmup": 0.0},
+        {"optimizer": "lars", "learning_rates": (10.0,), "label_smoothing": 0.0},
+    ],
+    ids=lambda changed: "-".join(map(str, changed.values())),
+)
+def test_every_way_of_training_learns(changed: dict[str, Any], tmp_path: Path, context: Context) -> None:
+    (result,) = replace(QUICK, **{"steps": 40, **changed}).run(_encoder(_backbone(0), tmp_path), _data(), context)
+    assert result.metrics["top1"] > (55 if changed.get("strategy") == "head" else 75)
+    assert ("cross_entropy" in result.metrics) == (changed.get("loss", "ce") in ("ce", "focal"))
+    assert result.classifier is not None
+    assert result.classifier.class_names == ["top", "middle", "bottom"]
+
+
+def test_all_labels_are_chosen_on_val_and_counted_in_epochs(tmp_path: Path, context: Context) -> None:
+    evaluator = FineTune(n_labels="all", epochs=2, learning_rates=(1e-7, 1e-2), batch_size=16)
+    (result,) = evaluator.run(_encoder(_backbone(0), tmp_path), _data(), context)
+    assert (result.n_labels, result.draw, result.n_train, result.chosen_on) == (None, None, 120, "val")
+    assert result.settings["steps"] == 2 * (120 // 16)
+    assert result.settings["learning_rate"] == 1e-2
+
+
+def test_early_stopping_and_plateaus_look_at_the_labels_never_at_test(tmp_path: Path, context: Context) -> None:
+    encoder = _encoder(_backbone(0), tmp_path)
+    stopping = replace(QUICK, steps=40, patience=3, learning_rates=(3e-2,), schedule="plateau", label_smoothing=0.0)
+    (honest,) = stopping.run(encoder, _data(), context)
+    (attacked,) = stopping.run(encoder, _data(test_shift=1), context)
+    assert attacked.predictions.equal(honest.predictions)
+    assert attacked.settings == honest.settings
+    assert honest.chosen_on == "holdout"
+    assert 0 < honest.settings["course"]["stop"] < 1
+
+
+def test_auto_says_why_and_trains_what_it_chose(
+    tmp_path: Path, context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluator = replace(QUICK, strategy="auto", steps=15)
+    (result,) = evaluator.run(_encoder(_backbone(0), tmp_path), _data(), context)
+    chosen = result.settings["strategy"]
+    assert result.settings["why"] in caplog.text
+    assert "few labels (10 a class)" in result.settings["why"]
+    assert {entry["settings"]["strategy"] for entry in result.optimism} == {"head", "top", "all"}
+    (alone,) = replace(evaluator, strategy=chosen).run(_encoder(_backbone(0), tmp_path), _data(), context)
+    assert alone.predictions.equal(result.predictions)
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    for wrong in ("draws=[0,1]", "learning_rates=[]", "loss=l2", "n_labels=some", "label_smoothing=2", "dropot=0.1"):
+        with pytest.raises(UserError, match=f"finetune.{wrong.split('=')[0]}"):
+            evaluators(["finetune"], ["finetune.n_labels=all", f"finetune.{wrong}"])
 
 
 @pytest.mark.slow

@@ -7,11 +7,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from eval.base import Context, Encoder, EvalData, Provenance
-from eval.knn import KNN, neighbours, vote
+from eval.knn import KNN, vote
 from eval.metrics import accuracy
+from eval.neighbours import nearest, nearest_by_faiss
 from ssl_cls.data.arrays import Arrays
 
 CLASSES = 5
+BACKENDS = {"torch": nearest, "faiss": nearest_by_faiss}
 
 
 def _features(n: int, dim: int, seed: int) -> Tensor:
@@ -19,8 +21,8 @@ def _features(n: int, dim: int, seed: int) -> Tensor:
 
 
 def _answers(bank: Tensor, labels: Tensor, queries: Tensor, k: int, backend: str) -> Tensor:
-    similarity, index = neighbours(bank, queries, k, backend)
-    return vote(similarity, labels[index], CLASSES, 0.07).argmax(1)
+    ((similarity, index),) = BACKENDS[backend](bank, queries, k)
+    return vote((similarity / 0.07).softmax(1), index, labels, CLASSES).argmax(1)
 
 
 @pytest.mark.parametrize("backend", ["faiss", "torch"])
@@ -39,28 +41,20 @@ def test_e1_answers_are_those_of_brute_force(backend: str) -> None:
     assert ours.tolist() == expected
 
 
-def test_faiss_and_torch_find_the_same_in_chunks_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, queries = _features(500, 16, 2), _features(203, 16, 3)
-    one = neighbours(bank, queries, 50, "faiss")
-    monkeypatch.setattr("eval.knn._CHUNK", 500 * 10)
-    other = neighbours(bank, queries, 50, "torch")
-    assert torch.equal(one[1], other[1])
-    torch.testing.assert_close(one[0], other[0], atol=2e-6, rtol=0)
-
-
 def test_unweighted_votes_are_scikit_learns() -> None:
     bank, queries, labels = _features(400, 8, 4), _features(100, 8, 5), torch.arange(400) % CLASSES
     theirs = KNeighborsClassifier(11, metric="cosine").fit(bank, labels).predict_proba(queries)
-    similarity, index = neighbours(bank, queries, 11)
-    ours = vote(similarity, labels[index], CLASSES, temperature=1e9)
+    ((similarity, index),) = nearest(bank, queries, 11)
+    ours = vote(torch.full_like(similarity, 1 / 11), index, labels, CLASSES)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_e2_scale_changes_nothing_and_shift_does() -> None:
     bank, queries, labels = _features(300, 6, 6), _features(200, 6, 7), torch.arange(300) % CLASSES
-    plain = _answers(bank, labels, queries, 10, "faiss")
-    assert torch.equal(plain, _answers(7 * bank, labels, 7 * queries, 10, "faiss"))
-    assert not torch.equal(plain, _answers(bank + 3, labels, queries + 3, 10, "faiss"))
+    for backend in BACKENDS:
+        plain = _answers(bank, labels, queries, 10, backend)
+        assert torch.equal(plain, _answers(7 * bank, labels, 7 * queries, 10, backend))
+        assert not torch.equal(plain, _answers(bank + 3, labels, queries + 3, 10, backend))
 
 
 def test_centring_undoes_a_shift() -> None:
@@ -89,8 +83,8 @@ def test_e4_shuffled_labels_are_chance() -> None:
 
 
 def _scores(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-    similarity, index = neighbours(bank, queries, 20)
-    return vote(similarity, labels[index], CLASSES, 0.07)
+    ((similarity, index),) = nearest(bank, queries, 20)
+    return vote((similarity / 0.07).softmax(1), index, labels, CLASSES)
 
 
 def test_e5_constant_features_are_chance() -> None:
@@ -164,3 +158,35 @@ def test_the_row_is_one_of_the_settings_and_the_best_on_val(tmp_path: Path) -> N
     assert len(scores) == 2 * len(knn.k)
     assert scores[result.settings["k"], result.settings["centred"]] == result.metrics["top1"]
     assert result.metrics["top1"] > 100 / CLASSES + 20
+
+
+def test_settings_can_be_chosen_by_leaving_one_out(tmp_path: Path) -> None:
+    """Chosen on train and val alone, and the bank holds nobody's own label against it."""
+    _, (result,) = _run(_data(120, 40), tmp_path, KNN(metrics=("euclidean",), choose="leave_one_out"))
+    assert result.chosen_on == "leave_one_out"
+    assert result.settings["metric"] == "euclidean"
+    assert result.metrics["top1"] > 100 / CLASSES + 20
+    noise = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(200) % CLASSES
+    (_, votes), *_ = KNN(k=(1,))._votes(noise, labels, noise, CLASSES, leave_one_out=True)
+    assert accuracy(votes, labels)["top1"] < 40  # with itself in the bank it would be 100
+
+
+def test_both_backends_give_the_same_row(tmp_path: Path) -> None:
+    (_, (one,)), (_, (other,)) = (
+        _run(_data(120, 40), tmp_path, KNN(backend=backend))
+        for backend in ("torch", "faiss")  # type: ignore[arg-type]
+    )
+    assert (one.settings, one.metrics) == (other.settings, other.metrics)
+    assert torch.equal(one.predictions, other.predictions)
+
+
+def test_3_4_many_labels_get_the_weighted_mean_of_the_neighbours_label_vectors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (30, 4), generator=generator).float()
+    index = torch.randint(0, 30, (6, 5), generator=generator)
+    weights = torch.rand(6, 5, generator=generator).softmax(1)
+    expected = torch.einsum("nk,nkc->nc", weights, labels[index])
+    torch.testing.assert_close(vote(weights, index, labels, 4), expected)
+    one_hot = nn.functional.one_hot(labels.argmax(1), 4).float()
+    torch.testing.assert_close(vote(weights, index, one_hot, 4), vote(weights, index, labels.argmax(1), 4))

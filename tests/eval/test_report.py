@@ -8,12 +8,13 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from eval import report, tables
+from eval import published, report, tables, terminal
 from eval import rows as rows_module
 from eval.compare import Group, compare
 from eval.rows import collect, export
@@ -196,7 +197,7 @@ def test_hostile_names_keep_markdown_latex_and_csv_in_shape(sources: Callable[..
             assert not cell.startswith(("=", "+", "@")), cell
             assert not cell.startswith("-") or float(cell) < 0
     screen = io.StringIO()
-    tables.terminal(found, Console(file=screen, width=250, color_system=None))
+    terminal.show(found, Console(file=screen, width=250, color_system=None))
     assert name in screen.getvalue()  # not read as markup
 
 
@@ -223,7 +224,7 @@ def test_a_refusal_shows_no_number(sources: Callable[..., list[Path]]) -> None:
     found = groups(sources(dataset="fashion_mnist"))  # scratch at 70 % on 100 labels
     assert "refused: broken baseline" in tables.markdown(found)
     (refused,) = [test for test in found[0].differences if test.against == "scratch"]
-    assert tables.difference(refused)[3:] == ("refused: broken baseline", "", "", "")
+    assert tables.difference(refused)[3:] == ("refused: broken baseline", "", "", "", "")
     assert "minus_scratch" in tables.comma_separated(found).splitlines()[0]
     assert all(line["minus_scratch"] == "" for line in csv.DictReader(io.StringIO(tables.comma_separated(found))))
     assert "REFUSED" in report.page(found, ["compare"])
@@ -235,3 +236,46 @@ def test_a_folder_that_cannot_be_written_is_the_user_s_to_mend(
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         report.write(groups(sources()), ["compare"], tmp_path / "file" / "out")
+
+
+def test_label_efficiency_is_a_file_of_its_own_for_light_and_dark(
+    synthetic_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    rng, runs = np.random.default_rng(0), []
+    for method, level in (("simclr", 0.8), ("random", 0.5)):
+        results = [
+            {"evaluator": name, "n_labels": n, "draw": draw, "correct": rng.random(360) < level * n**0.02}
+            for name in ("fewlabel/v1", "finetune/v1")
+            for n in (10, 100, 300)
+            for draw in range(2)
+        ]
+        runs.append(synthetic_run(method, f"{method}</svg><script>" if method == "simclr" else method, results))
+    found = groups(runs)
+    written = report.write(found, ["compare"], tmp_path / "out")
+    assert [path.name for path in written][-2:] == ["label_efficiency.svg", "index.html"]
+    drawing = ElementTree.fromstring(written[-2].read_text())
+    text = " ".join(drawing.itertext())
+    assert "simclr</svg><script>" in text  # as text: the file is well-formed, and no element is called script
+    assert not [x for x in drawing.iter() if x.tag.endswith("script")]
+    style = next(x for x in drawing.iter() if x.tag.endswith("style")).text or ""
+    assert "prefers-color-scheme: dark" in style
+    used = set(re.findall(r"var\(--([\w-]+)\)", written[-2].read_text()))
+    assert used <= set(re.findall(r"--([\w-]+):", style))
+    page = Page(written[-1].read_text())
+    assert "fine-tuned, leads scratch at every number of labels measured, 10 to 300" in page.text
+
+
+def test_published_rows_stand_in_tables_of_their_own(sources: Callable[..., list[Path]], tmp_path: Path) -> None:
+    found, beside = groups(sources()), published.load("cifar10")
+    written = report.write(found, ["compare"], tmp_path / "out", None, beside)
+    markdown = written[0].read_text()
+    ours, theirs = markdown.split("## Published on cifar10")
+    assert ours.strip() == tables.markdown(found).strip()
+    assert "context, not a comparison" in theirs
+    for rows in beside.values():
+        for row in rows:
+            assert tables.escaped(row.source) in theirs
+    page = Page(written[-1].read_text())
+    self_contained(page)
+    assert "What others have published on cifar10" in page.text
+    assert written[1].read_text() == tables.comma_separated(found)  # not in the rows that scripts read

@@ -41,12 +41,16 @@ def test_a_run_directory_is_read_whole(run: Path) -> None:
 
 
 def test_committed_rows_say_all_that_run_directories_say(run: Path, tmp_path: Path) -> None:
+    tried = {"knn-v1": [{"top1": 70.0}, {"top1": 99.5}], "finetune-v1-n600-d1": [{"top1": 99.0}]}  # one: no choice
+    (run / "eval" / "optimism.json").write_text(json.dumps(tried))
     first = collect([run])
+    assert [row.best_on_test for row in first] == [99.5, None]
     export(first, tmp_path / "suite.jsonl")
     again = collect([tmp_path / "suite.jsonl"])
     key = lambda row: row.evaluator  # noqa: E731
     for before, after in zip(sorted(first, key=key), sorted(again, key=key), strict=True):
         assert (before.record, before.seconds) == (after.record, after.seconds)
+        assert before.best_on_test == after.best_on_test
         np.testing.assert_array_equal(before.correct, after.correct)
     export([*again[::-1], *first], tmp_path / "again.jsonl")
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "suite.jsonl").read_bytes()
@@ -118,6 +122,7 @@ MALFORMED = {
     "control characters": _with(run="a\u202eb"),
     "a line break": _with(method="a\nb"),
     "seconds as text": _with(seconds="12"),
+    "the best on test as text": _with(best_on_test="99"),
     "bits that are no base64": _with(correct="!"),
     "too few bits": _with(correct="AAAA"),
     "bits that contradict the accuracy": _with(correct="A" * 16 + "AA==", n_test=101),

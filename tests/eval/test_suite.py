@@ -62,8 +62,11 @@ def test_every_row_of_the_table_is_made(done: Path) -> None:
     assert {(e, n) for m, e, n in made if m == "random"} == few | {("finetune/v1", 50)}
     assert {(e, n) for m, e, n in made if m == "simclr"} == few | {("finetune/v1", 50)}
     assert {(e, n) for m, e, n in made if m == "supervised"} == frozen  # a reference: its few-label cells stay empty
+    assert {row["dataset"] for row in rows} == {"digits"}  # the pixels' too
     assert sum(row["evaluator"] == "fewlabel/v1" and row["method"] == "simclr" for row in rows) == 2
-    assert (done / "runs" / "small" / "index.html").exists()
+    report = done / "runs" / "small"
+    assert (report / "index.html").exists()
+    assert (done / "results" / "small.svg").read_bytes() == (report / "label_efficiency.svg").read_bytes()
 
 
 @pytest.mark.slow

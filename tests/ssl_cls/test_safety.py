@@ -1,4 +1,4 @@
-"""A loss or gradient that is not finite moves nothing and ends the run with the batch; memory that is short is halved."""
+"""A step that is not finite moves nothing and ends the run with its batch; memory that is short is halved; signals."""
 
 import json
 import os

@@ -31,9 +31,11 @@ def test_help_needs_no_torch(tmp_path: Path) -> None:
 
 def test_runs_and_committed_rows_are_compared(tmp_path: Path, synthetic_run: Callable[..., Path]) -> None:
     run = synthetic_run("pixels", "pixels", [{"evaluator": "knn/v1", "correct": np.arange(360) % 4 > 0}])
-    done = compare(run, run / "eval" / "results.jsonl", "--out", tmp_path / "out", cwd=tmp_path)
+    sources = (run, run / "eval" / "results.jsonl")
+    done = compare(*sources, "--out", tmp_path / "out", "--published", "cifar10", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "75.0 (n=1)" in done.stdout  # the same row twice is one value
+    assert "75.0 (1)" in done.stdout  # the same row twice is one value
+    assert "published on cifar10, kNN" in done.stdout
     assert done.stdout.rstrip().endswith("index.html")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "comparison.csv",
@@ -41,6 +43,16 @@ def test_runs_and_committed_rows_are_compared(tmp_path: Path, synthetic_run: Cal
         "comparison.tex",
         "index.html",
     ]
+
+
+def test_a_data_set_that_nobody_published_on_is_one_screen_and_exit_2(
+    tmp_path: Path, synthetic_run: Callable[..., Path]
+) -> None:
+    run = synthetic_run("pixels", "pixels", [{"evaluator": "knn/v1", "correct": np.arange(360) % 4 > 0}])
+    done = compare(run, "--out", tmp_path / "out", "--published", "cifar_10", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean cifar10?" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_rows_is_one_screen_and_exit_2(tmp_path: Path) -> None:

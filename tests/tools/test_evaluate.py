@@ -1,22 +1,26 @@
+import csv
 import json
 import os
 import runpy
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix, recall_score
 from torch import Tensor, nn
 
 from eval import judge as judging
 from eval.base import Context, Encoder, EvalData, Provenance, Result
 from eval.data import open_data
-from eval.judge import judge, write_features
+from eval.judge import judge
 from eval.knn import KNN
 from eval.linear import Linear
+from eval.sheet import write_features
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
 
@@ -165,6 +169,54 @@ def test_features_are_written_for_others_to_use(encoder: Encoder, data: EvalData
         np.testing.assert_array_equal(labels, source.labels(index).numpy())
 
 
+def _table(out: Path, name: str) -> dict[str, list[str]]:
+    """The columns of a split's table, as text."""
+    if (out / "features" / f"{name}.parquet").exists():
+        parquet = pytest.importorskip("pyarrow.parquet")
+        columns = parquet.read_table(out / "features" / f"{name}.parquet").to_pydict()
+        return {key: list(map(str, values)) for key, values in columns.items()}
+    with (out / "features" / f"{name}.csv").open(newline="") as file:
+        header, *lines = csv.reader(file)
+    return dict(zip(header, map(list, zip(*lines, strict=True)), strict=True))
+
+
+def test_the_table_beside_the_features_says_which_image_each_row_is_of(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    judge(encoder, data, [KNN(), Linear(weight_decay=(1e-2,))], context)
+    write_features(encoder, data, context)
+    index = torch.arange(len(data.test))
+    table = _table(encoder.out, "test")
+    assert list(table) == ["image", "label", "class", "knn-v1", "linear-v1"]
+    assert table["image"] == [str(i) for i in index.tolist()]
+    assert table["label"] == table["class"] == [str(label) for label in data.test.labels(index).tolist()]
+    for stem in ("knn-v1", "linear-v1"):
+        answers = np.load(encoder.out / "predictions" / f"{stem}.npy", allow_pickle=False)
+        assert table[stem] == [str(answer) for answer in answers]
+    assert list(_table(encoder.out, "train")) == ["image", "label", "class"]
+
+
+def test_each_class_is_reported_beside_the_row(encoder: Encoder, data: EvalData, context: Context) -> None:
+    (row,) = judge(encoder, data, [KNN()], context)
+    report = json.loads((encoder.out / "by_class" / "knn-v1.json").read_text())
+    labels = data.test.labels(torch.arange(len(data.test)))
+    answers = np.load(encoder.out / "predictions" / "knn-v1.npy", allow_pickle=False)
+    assert report["confusion"] == confusion_matrix(labels, answers).tolist()
+    assert report["averages"]["micro"]["f1"] == pytest.approx(row["metrics"]["top1"])
+    assert report["averages"]["macro"]["f1"] == pytest.approx(row["metrics"]["macro_f1"])
+    recalls = recall_score(labels, answers, average=None)
+    assert [one["recall"] for one in report["classes"]] == pytest.approx(list(100 * recalls))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures its own process's clock")
+def test_what_is_cached_costs_little_beyond_imports(encoder: Encoder, data: EvalData, context: Context) -> None:
+    evaluators = [KNN(), Linear()]
+    judge(encoder, data, evaluators, context)
+    begun = time.process_time()
+    judge(encoder, data, evaluators, context)
+    assert time.process_time() - begun < 2
+
+
 def _tool(arguments: list[str], cwd: Path, launcher: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "200"}
     command = [sys.executable, *(launcher or []), str(ROOT / "tools" / "evaluate.py"), *arguments]
@@ -214,7 +266,10 @@ def test_wrong_commands_are_one_screen_and_exit_2(
 @pytest.mark.dist
 def test_x17_two_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the same for each process, however many there are
-    arguments = ["random:resnet_small", "--evaluators", "knn", "features", "data.source=digits"]
+    arguments = [
+        "random:resnet_small", "--evaluators", "knn", "linear", "linear_layers", "linear_aug", "ridge", "fewlabel",
+        "features", "data.source=digits", "linear_aug.epochs=1", "fewlabel.n_labels=[40]", "fewlabel.draws=[0]",
+    ]  # fmt: skip
     launch = [
         "-m",
         "accelerate.commands.launch",

@@ -15,11 +15,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import report
+from eval import checks, published, report
 from eval.compare import compare
 from eval.rows import collect
+from ssl_cls.data import catalog
+from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.source import all_labels
 
 pytestmark = pytest.mark.browser
+
+RECIPE = """
+name: small
+data: {source: digits}
+backbone: {name: resnet_small}
+method: {name: simclr}
+optim: {name: adamw, lr: 0.001}
+train: {epochs: 1, batch_size: 64}
+"""
+# dots of 6 columns, 2 panels of label efficiency, 2 of cost, loss and effective rank, 2 confusion matrices
+NUM_DRAWINGS = 6 + 2 + 2 + 2 + 2
 
 FLAGS = [
     "--headless",
@@ -97,35 +111,30 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(tmp_path: Path, synthetic_run: Any) -> Path:
+def page(tmp_path: Path, synthetic_run: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three seeds of a method with a hostile name and of its baselines on the digits, with all that can be drawn."""
+    monkeypatch.setattr(checks, "_CACHE", tmp_path / "cache")
     rng = np.random.default_rng(0)
     hostile = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    labels = np.asarray(all_labels(catalog.open(DataConfig(source="digits"), "test")))
+    cells = [("knn/v1", None, None), ("linear/v1", None, None)]
+    cells += [(name, n, 0) for name in ("fewlabel/v1", "finetune/v1") for n in (10, 100)]
     runs = []
     for seed in range(3):
         for name, method, images in ((hostile, "simclr", 1000), ("random", "random", 0)):
-            evaluators = [
-                (evaluator, n)
-                for evaluator, n in (
-                    ("knn/v1", None),
-                    ("linear/v1", None),
-                    ("fewlabel/v1", 100),
-                    ("finetune/v1", 100),
-                )
-            ]
             results = [
-                {
-                    "evaluator": evaluator,
-                    "n_labels": n,
-                    "draw": None if n is None else 0,
-                    "correct": rng.random(360) < 0.8,
-                }
-                for evaluator, n in evaluators
+                {"evaluator": evaluator, "n_labels": n, "draw": draw, "correct": rng.random(len(labels)) < 0.8}
+                for evaluator, n, draw in cells
             ]
             pretrain = {"dataset": "digits/train", "images_seen": images, "view_forwards": 2 * images}
-            runs.append(synthetic_run(f"{method}{seed}", method, results, seed=seed, run=name, pretrain=pretrain))
+            told = {"seed": seed, "run": name, "pretrain": pretrain, "seconds": 60.0 if images else None}
+            runs.append(synthetic_run(f"{method}{seed}", method, results, labels=labels, **told))
         logged = [{"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": x} for x in range(50)]
         (runs[-2] / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in logged))
-    return report.write(compare(collect(runs)), ["compare"], tmp_path / "out")[-1]
+        (runs[-2] / "recipe.yaml").write_text(RECIPE)
+    groups = compare(collect(runs))
+    beside = published.load("cifar10")
+    return report.write(groups, ["compare"], tmp_path / "out", checks.run(groups), beside)[-1]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -140,7 +149,13 @@ def test_the_page_renders_alone(browser: Browser, page: Path, width: int, scheme
     assert browser.evaluate("document.scripts.length") == 0
     assert browser.evaluate("document.documentElement.scrollWidth") <= width  # only the tables scroll sideways
     assert browser.evaluate("[...document.querySelectorAll('svg')].every(x => x.getBoundingClientRect().height > 60)")
-    assert browser.evaluate("document.querySelectorAll('svg').length") >= 6
+    assert browser.evaluate("document.querySelectorAll('svg').length") == NUM_DRAWINGS
+    drawn = "[...document.querySelectorAll('svg')].every(x => x.querySelectorAll('path,rect,circle').length > 4)"
+    assert browser.evaluate(drawn)
+    assert browser.evaluate("document.images.length") > 12  # mistakes and views
+    coloured = "[...document.querySelectorAll('svg *')].every(x => !/var\\(/.test(getComputedStyle(x).fill))"
+    assert browser.evaluate(coloured)
+    assert "Leakage check: of 359 test images" in browser.evaluate("document.body.innerText")
     assert browser.evaluate("[...document.images].every(x => x.complete && x.naturalWidth > 0)")
 
     requested = [
@@ -152,6 +167,9 @@ def test_the_page_renders_alone(browser: Browser, page: Path, width: int, scheme
         for x in browser.events
         if x.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
     ]
+
+    browser.evaluate("document.querySelectorAll('details').forEach(x => { x.open = true })")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width  # published rows, recipes and hashes too
 
     picture = np.asarray(
         Image.open(io.BytesIO(base64.b64decode(browser.ask("Page.captureScreenshot")["data"]))).convert("L")

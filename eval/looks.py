@@ -1,0 +1,75 @@
+"""Where a classifier looked: heat over test images, for the report."""
+
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from eval import classifier
+from eval.base import stem
+from eval.channels import seen_with
+from eval.classifier import Trained
+from eval.explain import heatmaps
+from eval.gallery import Picture, Thumbnail, class_name, uri
+from eval.predict import prepared
+from eval.record import Row
+from ssl_cls.augment.augment import centre_boxes, whole
+from ssl_cls.data.source import Source, all_labels
+
+_NUM_SHOWN = 7
+
+
+def folder(row: Row) -> Path | None:
+    """Where the classifier of an evaluation was written; None where it was not kept."""
+    path = row.folder / "classifier" / stem(row.evaluator, row.n_labels, row.draw) if row.folder else None
+    return path if path and path.is_dir() else None
+
+
+def looks(title: str, path: Path, test: Source) -> Picture:
+    """The first test image of each class (up to seven), and below each where the classifier at `path` looked.
+
+    Grad-CAM of the class it answered for a ResNet, attention for a vision transformer.
+
+    Raises:
+        UserError: no whole classifier is there, or its attention is of a kind that cannot be drawn.
+    """
+    trained = classifier.load(path)
+    test = seen_with(test, trained.channels)
+    labels = all_labels(test)
+    classes = sorted(set(labels.tolist()))[:_NUM_SHOWN]
+    chosen = torch.tensor([int((labels == label).nonzero()[0]) for label in classes])
+    images = _shown(trained, test, chosen)
+    with torch.no_grad():
+        answers = trained.model(images).argmax(1)
+    heat = heatmaps(trained.model, images, answers)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (trained.mean, trained.std))
+    plain = (images * std + mean).clamp(0, 1)
+    above, below = [], []
+    for index, image, warm, answer in zip(chosen, plain, _over(plain, heat), answers, strict=True):
+        label = labels[index]
+        name = f"test image {int(index)}: {class_name(test, label)}"
+        above.append(Thumbnail(uri(_bytes(image)), name))
+        taken = f"{name}, answered {trained.class_names[int(answer)]}"
+        below.append(Thumbnail(uri(_bytes(warm)), taken, "same" if answer == label else "other"))
+    how = "attention" if getattr(trained.model.network, "is_vit", False) else "Grad-CAM"
+    return Picture(f"{title}: {how}", [above, below])
+
+
+def _shown(trained: Trained, source: Source, indices: Tensor) -> Tensor:
+    """What the classifier is given: float [B, C, s, s], normalised."""
+    if source.size is not None:
+        return whole(source.pixels(indices).cpu(), trained.input_size, trained.mean, trained.std)
+    boxes = centre_boxes(source.sizes(indices), fraction=trained.crop)
+    return prepared(trained, source.crops(indices, [boxes], [trained.input_size], "bilinear")[0])
+
+
+def _over(images: Tensor, heat: Tensor) -> Tensor:
+    """[B, C, s, s] in [0, 1] with [B, s, s] of heat laid over it: RGB, warm where there is much."""
+    warm = torch.from_numpy(matplotlib.colormaps["inferno"](heat.numpy())[..., :3]).permute(0, 3, 1, 2)
+    cover = (0.15 + 0.6 * heat)[:, None]
+    return images.mean(1, keepdim=True) * (1 - cover) + warm * cover
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return (image * 255).round().to(torch.uint8)

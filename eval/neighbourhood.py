@@ -1,0 +1,110 @@
+"""What an encoder finds alike: the nearest neighbours of test images, and a map of all of them."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eval import encoders, features
+from eval.base import Context, EvalData
+from eval.data import shown
+from eval.gallery import Picture, Thumbnail, class_name, originals, uri
+from eval.record import Row
+from ssl_cls.data.source import all_labels
+from ssl_cls.errors import UserError
+
+_NUM_QUERIES, _NUM_NEIGHBOURS = 8, 6
+_NUM_MAPPED, _NUM_COLOURS = 600, 10
+
+
+@dataclass(frozen=True)
+class Map:
+    title: str
+    method: str
+    points: dict[int, list[tuple[float, float]]]  # (x, y) of each class's images, within 0..100
+
+
+class Known(NamedTuple):
+    """An encoder's kept features, and the images that they are of."""
+
+    data: EvalData
+    bank: Tensor  # [N, D], of train
+    test: Tensor
+
+
+def known(spec: str, row: Row, data: EvalData, context: Context) -> Known:
+    """The features behind a row.
+
+    Raises:
+        UserError: the encoder of the row is not to be had, or its features have not been kept.
+    """
+    encoder = encoders.load(spec, data, row.seed)
+    data = shown(data, encoder.channels)
+    if encoder.sha256 != row.encoder_sha256:
+        raise UserError("these are not the weights that were evaluated", spec)
+    if not all(features.cached(encoder, source, context) for source in (data.train, data.test)):
+        raise UserError("its features are no longer kept", spec, "python tools/evaluate.py ENCODER")
+    return Known(data, *(features.extract(encoder, source, context) for source in (data.train, data.test)))
+
+
+def neighbours(title: str, encoder: Known) -> Picture:
+    """The first test image of each class (up to eight) with its nearest training images by cosine."""
+    data, bank, test = encoder
+    labels, test_labels = all_labels(data.train), all_labels(data.test)
+    classes = sorted(set(test_labels.tolist()))[:_NUM_QUERIES]
+    queries = torch.tensor([int((test_labels == label).nonzero()[0]) for label in classes])
+    cosine = F.normalize(test[queries], dim=1) @ bank.T / bank.norm(dim=1).clamp(min=1e-12)
+    nearest = cosine.topk(min(_NUM_NEIGHBOURS, len(bank)), dim=1).indices
+    strips = []
+    for query, found, image in zip(queries, nearest, originals(data.test, queries), strict=True):
+        label = test_labels[query]
+        strip = [Thumbnail(uri(image), f"test image {int(query)}: {class_name(data.test, label)}")]
+        for index, neighbour in zip(found, originals(data.train, found), strict=True):
+            name = f"training image {int(index)}: {class_name(data.train, labels[index])}"
+            strip.append(Thumbnail(uri(neighbour), name, "same" if labels[index] == label else "other"))
+        strips.append(strip)
+    return Picture(title, strips)
+
+
+def feature_map(title: str, encoder: Known) -> Map:
+    """Test images in the plane of their two largest principal components."""
+    mapped, labels = _mapped(encoder)
+    centred = mapped - mapped.mean(0)
+    u, singular, _ = torch.linalg.svd(centred, full_matrices=False)
+    flat = (u * singular)[:, :2]
+    if flat.shape[1] < 2:
+        flat = F.pad(flat, (0, 2 - flat.shape[1]))
+    flat = flat * torch.where(flat[flat.abs().argmax(0), torch.arange(2)] < 0, -1.0, 1.0)  # svd leaves signs open
+    explained = float(100 * singular[:2].square().sum() / singular.square().sum().clamp(min=1e-12))
+    return Map(title, f"PCA, {explained:.0f} % of variance", _placed(flat, labels))
+
+
+def umap(title: str, encoder: Known) -> Map | None:
+    """The same images by UMAP (McInnes et al. 2018); None where umap-learn is not installed."""
+    if importlib.util.find_spec("umap") is None:
+        return None
+    from umap import UMAP
+
+    mapped, labels = _mapped(encoder)
+    flat = torch.from_numpy(UMAP(random_state=0).fit_transform(mapped.numpy()))
+    return Map(title, "UMAP", _placed(flat, labels))
+
+
+def _mapped(encoder: Known) -> tuple[Tensor, list[int]]:
+    """Features [M, D] and labels of the first test images of the first classes, as many as colours can tell apart."""
+    labels = all_labels(encoder.data.test)
+    chosen = (labels < _NUM_COLOURS).nonzero()[:_NUM_MAPPED, 0]
+    return encoder.test[chosen], labels[chosen].tolist()
+
+
+def _placed(flat: Tensor, labels: list[int]) -> dict[int, list[tuple[float, float]]]:
+    """By class, in a square of 100 x 100."""
+    low, high = flat.min(0).values, flat.max(0).values
+    scaled = (3 + 94 * (flat - low) / (high - low).clamp(min=1e-12)).tolist()
+    found: dict[int, list[tuple[float, float]]] = {}
+    for label, (x, y) in zip(labels, scaled, strict=True):
+        found.setdefault(label, []).append((round(x, 1), round(y, 1)))
+    return dict(sorted(found.items()))

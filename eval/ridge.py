@@ -1,0 +1,67 @@
+"""Ridge regression on frozen features: a classifier in closed form, for when seconds matter."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from eval.base import Context, Encoder, EvalData, Result
+from eval.features import extract
+from eval.heads import Heads, moments
+from eval.tasks import task_of
+from ssl_cls.data.source import all_labels
+from ssl_cls.spec import Positive, spec
+
+
+@spec
+class Ridge:
+    """Least squares towards 0 and 1 on standardised features, its penalty chosen on val, refitted on train and val."""
+
+    name: Literal["ridge/v1"] = "ridge/v1"
+    penalty: tuple[Positive, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+    def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
+        train, val, test = (
+            extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
+        )
+        y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
+        task, sweep = task_of(y_train), range(len(self.penalty))
+
+        fitted = solve(train, _targets(y_train, data.num_classes), self.penalty)
+        best = max(sweep, key=lambda s: task.judge_shares(fitted.logits(val, s), y_val)[task.score])
+        everything, labels = torch.cat((train, val)), torch.cat((y_train, y_val))
+        fitted = solve(everything, _targets(labels, data.num_classes), self.penalty)
+        on_test = [task.judge_shares(fitted.logits(test, s), y_test) for s in sweep]
+        return [
+            Result(
+                evaluator=self.name,
+                settings={"penalty": self.penalty[best]},
+                metrics=on_test[best],
+                n_train=len(everything),
+                n_test=len(test),
+                predictions=fitted.logits(test, best).argmax(1).cpu(),
+                chosen_on="val",
+                optimism=[{"settings": {"penalty": self.penalty[s]}, "top1": on_test[s]["top1"]} for s in sweep],
+            )
+        ]
+
+
+def solve(features: Tensor, targets: Tensor, penalties: tuple[float, ...]) -> Heads:
+    """For each penalty the minimum over (W, b) of |Z W + b - Y|^2 / N + penalty |W|^2, b free.
+
+    Z are the features [N, D] standardised as in `heads.fit`, Y the targets [N, K]. One eigendecomposition of Z'Z / N
+    serves all penalties. In scikit-learn's terms alpha = penalty * N.
+    """
+    mean, std = moments(features)
+    z = (features - mean) / std
+    offset = targets.mean(0, dtype=torch.float64)
+    spectrum, axes = torch.linalg.eigh((z.T @ z).double() / len(z))
+    moment = axes.T @ (z.T @ (targets - offset.float())).double() / len(z)  # [D, K]
+    shrinking = 1 / (spectrum.clamp(min=0) + torch.tensor(penalties, device=z.device).double()[:, None])  # [S, D]
+    weight = torch.einsum("de,se,ek->sdk", axes, shrinking, moment) / std.double()[:, None]
+    return Heads(weight.float(), (offset - torch.einsum("d,sdk->sk", mean.double(), weight)).float())
+
+
+def _targets(labels: Tensor, num_classes: int) -> Tensor:
+    return (F.one_hot(labels, num_classes) if labels.ndim == 1 else labels).float()

@@ -1,0 +1,57 @@
+"""Features for other programs: a matrix of numbers, and a table that says which image each row is of."""
+
+import csv
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from eval.base import Context, Encoder, EvalData
+from eval.features import extract
+from eval.whole import whole
+from ssl_cls.data.source import Source, all_labels
+
+
+def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
+    """For each split, into eval/features: train.npy, float32 [N, D]; train_labels.npy, int64 [N] or float [N, K]; and
+    train.parquet, where pyarrow is installed, else train.csv: a row an image, with its number in the split, its label
+    or labels, and, on test, the class that each evaluation so far has answered."""
+    folder = encoder.out / "features"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
+        labels = all_labels(source)
+        for part, values in ((name, extract(encoder, source, context)), (f"{name}_labels", labels)):
+            with whole(folder / f"{part}.npy") as path, path.open("wb") as file:
+                np.save(file, values.numpy())
+        columns = {"image": list(range(len(source))), **_labels(source, labels)}
+        if name == "test":
+            columns |= _answers(encoder.out / "predictions", len(source))
+        _write(folder / name, columns)
+
+
+def _labels(source: Source, labels: Tensor) -> dict[str, list[Any]]:
+    names = source.class_names or [str(number) for number in range(source.num_classes or 0)]
+    if labels.ndim == 2:
+        return {f"is {name}": column for name, column in zip(names, labels.int().T.tolist(), strict=True)}
+    return {"label": labels.tolist(), "class": [names[label] for label in labels.tolist()]}
+
+
+def _answers(folder: Path, n: int) -> dict[str, list[Any]]:
+    found = {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("[!.]*.npy"))}
+    return {stem: answers.tolist() for stem, answers in found.items() if len(answers) == n}
+
+
+def _write(stem: Path, columns: dict[str, list[Any]]) -> None:
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow
+        import pyarrow.parquet
+
+        with whole(stem.with_suffix(".parquet")) as path:
+            pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        return
+    with whole(stem.with_suffix(".csv")) as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))

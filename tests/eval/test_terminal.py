@@ -1,0 +1,59 @@
+"""The comparison on a terminal: it fits, and nothing is lost by fitting."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from eval import tables, terminal
+from eval.compare import Group, compare
+from eval.rows import collect
+
+RESULTS = Path(__file__).parents[2] / "results" / "fashion_mnist.jsonl"
+
+
+@pytest.fixture(scope="module")
+def group() -> Group:
+    return compare(collect([RESULTS]))[0]
+
+
+def shown(group: Group, width: int) -> str:
+    screen = io.StringIO()
+    terminal.show([group], Console(file=screen, width=width, color_system=None))
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 250])
+def test_every_value_stands_whole_on_a_line_at_any_width(group: Group, width: int) -> None:
+    text = shown(group, width)
+    assert max(map(len, text.splitlines())) <= width
+    lines = text.splitlines()
+    for line in group.lines:
+        own = [x for x in lines if x.split() and x.split()[0] == line.label]
+        for cell in line.cells.values():
+            value = f"{cell.mean:.1f}" + (f" ± {cell.half_width:.1f}" if cell.half_width is not None else "")
+            assert any(f"{value} ({cell.n})" in x for x in own), (line.label, value)
+        for cost in filter(None, tables.costs(line)):
+            assert any(cost in x for x in own)
+
+
+def test_a_wide_terminal_has_one_table_and_a_narrow_one_several(group: Group) -> None:
+    def heads(width: int) -> int:
+        return sum(line.split()[:1] == ["simclr"] for line in shown(group, width).splitlines())
+
+    differences = len({(test.line, test.column) for test in group.differences})
+    assert heads(250) == 1 + differences
+    assert heads(80) == 2 + differences
+
+
+def test_differences_are_from_the_hardest_baseline(group: Group) -> None:
+    text = shown(group, 200)
+    for column in group.columns:
+        points = {test.against: test.points for test in group.differences if test.column == column}
+        hardest = min(points, key=lambda base: points[base])
+        wanted = f"{points[hardest]:+.1f} ± "
+        title = column.title.removesuffix(" labels")
+        assert any(f"− {hardest}" in line and title in line and wanted in line for line in text.splitlines()), (
+            column.title
+        )
