@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from ssl_cls import durable
 
 MANIFEST = "MANIFEST.json"
+_FILES = "model.safetensors", "optim.safetensors", "state.json"
 
 
 class Checkpoint(NamedTuple):
@@ -50,11 +51,6 @@ def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: dict[str
         optimizer.state[parameter][key] = like.copy_(value)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save(root: Path, state: dict[str, Any], model: dict[str, Tensor], optim: dict[str, Tensor], keep: int) -> Path:
     """Write root/step_N for N = state["step"], verify it, then prune all but the newest `keep`.
 
@@ -67,9 +63,7 @@ def save(root: Path, state: dict[str, Any], model: dict[str, Tensor], optim: dic
             ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
             save_file(ready, writing / f"{name}.safetensors")
         (writing / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
-        files = sorted(writing.iterdir())
-        manifest = {path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in files}
-        (writing / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (writing / MANIFEST).write_text(json.dumps({name: _entry(writing / name) for name in _FILES}, indent=1))
     if (damage := damaged(folder)) is not None:
         raise OSError(f"{folder} did not read back as it was written: {damage}")
     for old in _folders(root)[keep:]:
@@ -97,12 +91,20 @@ def damaged(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file is there with the bytes of the manifest."""
     try:
         manifest: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
-        for name in ("model.safetensors", "optim.safetensors", "state.json"):
-            if _digest(folder / name) != manifest[name]["sha256"]:
+        if sorted(manifest) != sorted(_FILES):
+            return f"{MANIFEST} lists {', '.join(sorted(manifest))}"
+        for name in _FILES:
+            if manifest[name] != _entry(folder / name):
                 return f"{name} differs from its manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": path.stat().st_size}
 
 
 def _folders(root: Path) -> list[Path]:

@@ -51,7 +51,7 @@ class Gate:
         arrived = None
         if not self.on_host:
             figures = figures.to("cpu", non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         self._unread.append((step, figures, arrived))
         return self._flags[0].clamp(max=1)
