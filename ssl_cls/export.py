@@ -84,11 +84,14 @@ def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        architecture = config["architecture"]
+        if not (isinstance(architecture, str) and timm.is_model(architecture)):  # timm would also follow it to a hub
+            raise ValueError(f"timm has no architecture {architecture!r:.100}")
         weights = load_file(folder / "model.safetensors")
         channels, _, _ = config["pretrained_cfg"]["input_size"]
         args = {"in_chans": channels, "num_classes": config.get("num_classes", 0)}
         args |= config.get("model_args", {})
-        model = timm.create_model(config["architecture"], pretrained=False, **args)
+        model = timm.create_model(architecture, pretrained=False, **args)
         model.load_state_dict(weights)
     except FileNotFoundError as error:
         raise UserError("no encoder here", str(folder), "give the folder encoder/ of a finished run") from error

@@ -184,6 +184,7 @@ def _train(
             if (saves or stop) and not ends:
                 save(completed, needed=bool(stop))
             if stop:
+                accelerator.wait_for_everyone()  # a launcher ends all ranks once one has ended: not within the save
                 raise SystemExit(exit_status(stop))
             if logs and main and recipe.health.stop:
                 verdict = health.verdict(run.rows("metrics.jsonl"))
