@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -112,6 +113,16 @@ class Run:
         except OSError as error:
             fix = "make room or allow writing; the same command resumes from the last checkpoint"
             raise RunError(f"cannot be written: {error.strerror}", str(self.folder / name), fix) from error
+
+    def list_bad(self, images: Iterable[str]) -> int:
+        """Add to bad_images.txt, "path: reason" a line, sorted; returns how many there are by now."""
+        path = self.folder / "bad_images.txt"
+        known = path.read_text().splitlines() if path.exists() else []
+        found = sorted({*known, *(" ".join(line.splitlines()) for line in images)})
+        if found != known:
+            with suppress(OSError):
+                path.write_text("".join(f"{line}\n" for line in found))
+        return len(found)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name

@@ -124,6 +124,7 @@ def _train(
                 raise RunError(what, str(run.checkpoints), "make room or allow writing; the same command resumes from "
                                "the checkpoint before") from error  # fmt: skip
             run.announce(f"{what}; the one before is kept, and the run goes on")
+        run.list_bad(stream.bad)
 
     clock = parts.clock(done)
     waited, interval, last_logged = 0.0, time.perf_counter(), done
@@ -197,6 +198,8 @@ def _train(
         print(verdict)
         if done < planned.total_steps:
             save(planned.total_steps, needed=True)
+        if bad := run.list_bad(stream.bad):
+            run.announce(f"{bad} images could not be read; others stood in for them: {run.folder / 'bad_images.txt'}")
         try:
             export.save_encoder(
                 method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,

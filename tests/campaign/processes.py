@@ -12,6 +12,7 @@ from campaign.lives import Life
 
 TIMEOUT = 15  # run.timeout_seconds of these runs
 _LAUNCHER_SECONDS = 30  # that torch's launcher leaves a rank after SIGTERM, before SIGKILL
+_SLACK_SECONDS = 45  # for interpreters to wind up, on cores that others use too
 _TWO = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
 _TWO += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 
@@ -55,7 +56,7 @@ def signalled(folder: Path, target: str, number: int = signal.SIGTERM) -> bool:
         os.killpg(life.pid, number)
     else:
         os.kill({"launcher": life.pid, **dict(zip(("rank 0", "rank 1"), ranks(folder), strict=True))}[target], number)
-    return gone(folder, life, _LAUNCHER_SECONDS) and saved(folder) and bool(life.status)
+    return gone(folder, life, _LAUNCHER_SECONDS + _SLACK_SECONDS) and saved(folder) and bool(life.status)
 
 
 def broken(folder: Path, rank: int, number: int) -> bool:
@@ -63,7 +64,7 @@ def broken(folder: Path, rank: int, number: int) -> bool:
     life = start(folder)
     pid = ranks(folder)[rank]
     os.kill(pid, number)
-    ended = gone(folder, life, TIMEOUT + _LAUNCHER_SECONDS + 15)
+    ended = gone(folder, life, TIMEOUT + _LAUNCHER_SECONDS + _SLACK_SECONDS)
     named = f"rank {rank} (process {pid})" in " ".join(life.said().replace("│", " ").split())
     # the launcher may end the survivor before it has found the connection broken, and says itself which rank it was
     named |= number == signal.SIGKILL and re.search(rf"local_rank: {rank}|rank\s*: {rank}", life.said()) is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from campaign.streams import images
 from torch import Tensor
 
 from ssl_cls import checkpoint, config, trainer
@@ -158,6 +159,59 @@ def test_the_run_stops_with_the_batch_and_it_can_be_replayed(
         replay(tmp_path / "run", replace(own, seed=1), digits(), Accelerator(cpu=True))
 
 
+def test_bad_images_are_listed_once_and_told_of(
+    recipe: Callable[..., config.Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataConfig(source="folder", path=str(images(tmp_path / "images")), workers=0, max_bad_fraction=0.1)
+    own = replace(recipe(), data=data)
+    own = replace(own, train=replace(own.train, epochs=2, batch_size=16))
+    source = catalog.open(data, "train")
+    own = config.resolved(replace(own, views=None), 28, source.channels)
+    trainer.pretrain(own, source, Run(config.run_dir(own), own), Accelerator(cpu=True))
+    lines = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["7.jpg"]
+    assert "1 images could not be read; others stood in for them" in capsys.readouterr().err
+
+
+# --- disk ---
+
+
+def test_a_save_that_fails_on_the_way_is_told_and_made_up_for(
+    recipe: Callable[..., config.Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original, fails = checkpoint.save, [2]
+
+    def save(root: Path, state: dict[str, int], *rest: object) -> Path:
+        if state["step"] in fails:
+            raise OSError(28, "No space left on device")
+        return original(root, state, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    train(recipe())
+    said = capsys.readouterr().err
+    assert "the checkpoint of step 2 could not be written: [Errno 28] No space left on device" in said
+    names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())]
+    assert names == ["step_00000004", "step_00000005"]
+    fails[:] = [5]
+    with pytest.raises(RunError, match="the checkpoint of step 5 could not be written"):
+        train(recipe(dir=str(tmp_path / "other")))
+    assert not (tmp_path / "other" / "encoder").exists()
+
+
+def test_a_metrics_line_that_cannot_be_written_ends_the_run_in_words(
+    recipe: Callable[..., config.Recipe], tmp_path: Path
+) -> None:
+    own = recipe()
+    run = Run(tmp_path / "run", own)
+    run.open()
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match="cannot be written: Is a directory"):
+        run.append("metrics.jsonl", {"step": 1})
+
+
 # --- memory ---
 
 
@@ -175,7 +229,10 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, fits: int, method: type, st
 
 
 def test_short_of_memory_a_run_is_that_of_smaller_micro_batches(
-    recipe: Callable[..., config.Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+    recipe: Callable[..., config.Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     own = recipe()
     by_hand = replace(own, train=replace(own.train, micro_batch_size=32), run=replace(own.run, dir=str(tmp_path / "h")))
