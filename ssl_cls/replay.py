@@ -33,7 +33,7 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def replay(folder: Path, recipe: Recipe, source: Source, accelerator: Accelerator) -> Judged:
-    """Train from the last checkpoint to the reported step; what it comes to this time.
+    """Train from the last checkpoint to the reported step, or one before it that is not finite: what it comes to.
 
     Raises:
         UserError: no report, or the images are not those of the run.
@@ -47,8 +47,11 @@ def replay(folder: Path, recipe: Recipe, source: Source, accelerator: Accelerato
     saved = checkpoint.newest(folder / "checkpoints")
     done = parts.restore(checkpoint.load(saved) if saved else None)
     parts.method.train()
+    judged = None
     for number, batches in enumerate(parts.stream.batches(done, target + 1), done):
         parts.step(batches, parts.clock(number))
-    judged = parts.step.gate.read(wait=True)
-    assert judged is not None
+        judged = parts.step.gate.read(wait=True)
+        if judged is not None and judged.bad_rank >= 0:
+            break
+    assert judged is not None, "a checkpoint is never of a later step than the one that failed"
     return judged

@@ -34,7 +34,7 @@ class Gate:
     def __init__(self, device: torch.device) -> None:
         self.on_host = device.type == "cpu"
         self._flags = torch.zeros(2, device=device)  # 1 + the bad rank, signal
-        self._unread: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque()
+        self._unread: deque[tuple[int, Tensor, torch.cuda.Event | None]] = deque(maxlen=2)
 
     def judge(self, step: int, losses: list[Tensor], norm: Tensor, signal: int) -> Tensor:
         """float32 scalar on the device: 1 if this step's update is to be left out, on every rank, else 0.
@@ -57,7 +57,7 @@ class Gate:
         return self._flags[0].clamp(max=1)
 
     def read(self, wait: bool = False) -> Judged | None:
-        """The first step with a bad rank among those not read yet, else the last of them.
+        """Of the last two steps that were not read yet: the first with a bad rank, else the later one.
 
         Without `wait`, a GPU's last step is left for the next call: all ranks, asking alike, are told alike.
         """

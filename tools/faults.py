@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a small part of everything, in about a minute")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS), help="these parts")
     parser.add_argument("--soak", type=int, default=0, metavar="MINUTES", help="only one long run, killed each minute")
-    parser.add_argument("--out", default="", help="a JSON file for the rows")
+    parser.add_argument("--size", nargs="+", metavar="PART=N", default=[], help="another size of a part")
+    parser.add_argument("--out", default="", help="a JSON file; what it says of other parts stays")
     args = parser.parse_args()
 
     import os
@@ -35,6 +36,10 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # the networks are tiny: a second thread would only wait
 
     sizes = {name: size[args.short] for name, size in _PARTS.items() if name in args.only}
+    for part, _, number in (text.partition("=") for text in args.size):
+        if part not in _PARTS or not number.isdigit():
+            parser.error(f"--size takes PART=N, with PART one of {', '.join(_PARTS)}")
+        sizes[part] = int(number)
     if args.soak:
         sizes = {"soak": args.soak}
     with tempfile.TemporaryDirectory(prefix="ssl_cls_faults_") as temporary:
@@ -43,11 +48,11 @@ def main() -> None:
 
 def campaign(folder, sizes, out) -> int:  # type: ignore[no-untyped-def]
     import json
-    import platform
     import sys
     import time
     from pathlib import Path
 
+    import torch
     from campaign import damage, disks, hostile, kills, lives, processes, soak, streams
     from rich.console import Console
     from rich.table import Table
@@ -63,32 +68,31 @@ def campaign(folder, sizes, out) -> int:  # type: ignore[no-untyped-def]
         "hostile": hostile.run,
         "soak": soak.run,
     }
-    rows, seconds = [], {}
+    rows, seconds = [], 0.0
     for name, size in sizes.items():
-        if size:
-            begun, where = time.monotonic(), folder / name
-            where.mkdir()
-            found = parts[name](size, where)
-            seconds[name] = round(time.monotonic() - begun)
-            rows += found
-            for row in found:
-                print(f"{row.fault}: {row.survived} of {row.tries} survived {row.note}", file=sys.stderr, flush=True)
+        if not size:
+            continue
+        begun, where = time.monotonic(), folder / name
+        where.mkdir()
+        found = parts[name](size, where)
+        seconds += time.monotonic() - begun
+        rows += found
+        for row in found:
+            print(f"{row.fault}: {row.survived} of {row.tries} survived {row.note}", file=sys.stderr, flush=True)
+        if out:
+            path = Path(out)
+            told = json.loads(path.read_text()) if path.exists() else {}
+            made = {"size": size, "seconds": round(time.monotonic() - begun), "rows": [row._asdict() for row in found]}
+            command = f"python tools/faults.py --only {name} --size {name}={size}"
+            told[name] = {"command": command, "torch": torch.__version__, **made}
+            path.write_text(json.dumps(told, indent=1) + "\n")
     table = Table("fault", "tries", "survived", "lost", "")
     for row in rows:
         table.add_row(row.fault, str(row.tries), str(row.survived), str(row.tries - row.survived), row.note)
     tries, survived = sum(row.tries for row in rows), sum(row.survived for row in rows)
     table.add_section()
-    table.add_row("all", str(tries), str(survived), str(tries - survived), f"{sum(seconds.values()) / 60:.0f} minutes")
+    table.add_row("all", str(tries), str(survived), str(tries - survived), f"{seconds / 60:.0f} minutes")
     Console(highlight=False, width=130).print(table)
-    if out:
-        import torch
-
-        told = {
-            "command": f"python {' '.join(['tools/faults.py', *sys.argv[1:]])}",
-            "python": platform.python_version(),
-        }
-        told |= {"torch": torch.__version__, "seconds": seconds, "rows": [row._asdict() for row in rows]}
-        Path(out).write_text(json.dumps(told, indent=1) + "\n")
     return 0 if tries == survived and tries else 1
 
 

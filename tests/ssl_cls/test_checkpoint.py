@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from campaign import damage
 from torch import nn
 
 from ssl_cls import checkpoint, durable
@@ -58,6 +59,16 @@ def test_every_single_bit_of_the_weights_is_guarded(tmp_path: Path) -> None:
         assert checkpoint.damaged(path.parent) is not None
     path.write_bytes(content)
     assert checkpoint.damaged(path.parent) is None
+
+
+def test_harm_of_every_kind_is_seen_and_would_show_if_it_were_not(  # R5
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = damage.run(60, tmp_path / "seen")
+    assert {row.fault.removeprefix("checkpoint: ") for row in rows} == set(damage.HARMS)
+    assert all(row.tries == row.survived > 0 for row in rows)
+    monkeypatch.setattr(checkpoint, "damaged", lambda folder: None)
+    assert sum(row.survived for row in damage.run(20, tmp_path / "unseen")) == 0
 
 
 def test_a_write_that_fails_leaves_the_older_ones_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
