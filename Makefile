@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PARALLEL ?= 2
 
-.PHONY: install demo test test-slow test-all lint bench faults
+.PHONY: install demo test test-slow test-all lint bench faults soak
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -23,8 +23,11 @@ test-slow: install  ## the slow, two-process, browser and fault tests
 
 test-all: test test-slow
 
-faults: install
-	$(BIN)/python -m pytest -m faults
+faults: install  ## break real runs on purpose, in 40 minutes on two cores: a table of what survived
+	$(BIN)/python tools/faults.py --out results/faults.json
+
+soak: install  ## half an hour of one run, killed each minute
+	$(BIN)/python tools/faults.py --soak 30
 
 lint: install
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ def reconstruct(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> R
     planned = plan.make_plan(recipe, source, 1)
     method = plan.build_method(recipe, source, planned).eval()
     assert isinstance(method, MAE)
-    saved = next((path for path, damage in checkpoint.verified(folder / "checkpoints") if damage is None), None)
+    saved = checkpoint.newest(folder / "checkpoints")
     step = 0
     if saved is not None:
         state = checkpoint.load(saved)

@@ -3,14 +3,13 @@
     checkpoints/step_00000123/  model.safetensors optim.safetensors state.json MANIFEST.json
 
 Written under a temporary name, fsynced file by file, renamed, verified by its SHA-256 manifest, and only then are older
-ones pruned. Nothing here is pickled.
+ones pruned. A damaged one is set aside under another name: neither loaded nor deleted. Nothing here is pickled.
 """
 
 import hashlib
+import itertools
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ssl_cls import durable
+
 MANIFEST = "MANIFEST.json"
+_FILES = "model.safetensors", "optim.safetensors", "state.json"
 
 
 class Checkpoint(NamedTuple):
@@ -49,43 +51,19 @@ def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: dict[str
         optimizer.state[parameter][key] = like.copy_(value)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save(root: Path, state: dict[str, Any], model: dict[str, Tensor], optim: dict[str, Tensor], keep: int) -> Path:
     """Write root/step_N for N = state["step"], verify it, then prune all but the newest `keep`.
 
     Raises:
-        OSError: the disk is full or read-only; what was saved before is untouched.
+        OSError: the disk is full, read-only or broken; what was saved before is untouched.
     """
     folder = root / f"step_{state['step']:08d}"
-    writing = root / f".{folder.name}.tmp"
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    for name, tensors in (("model", model), ("optim", optim)):
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, writing / f"{name}.safetensors"
-        )
-    (writing / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
-    files = sorted(writing.iterdir())
-    manifest = {path.name: {"sha256": _digest(path), "bytes": path.stat().st_size} for path in files}
-    (writing / MANIFEST).write_text(json.dumps(manifest, indent=1))
-    for path in (*files, writing / MANIFEST, writing):
-        _sync(path)
-    if folder.exists():  # a damaged one that resume passed over
-        shutil.rmtree(folder)
-    writing.rename(folder)
-    _sync(root)
+    with durable.written(folder) as writing:
+        for name, tensors in (("model", model), ("optim", optim)):
+            ready = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(ready, writing / f"{name}.safetensors")
+        (writing / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True))
+        (writing / MANIFEST).write_text(json.dumps({name: _entry(writing / name) for name in _FILES}, indent=1))
     if (damage := damaged(folder)) is not None:
         raise OSError(f"{folder} did not read back as it was written: {damage}")
     for old in _folders(root)[keep:]:
@@ -93,16 +71,40 @@ def save(root: Path, state: dict[str, Any], model: dict[str, Tensor], optim: dic
     return folder
 
 
+def set_aside(root: Path) -> list[str]:
+    """Rename every damaged checkpoint to broken_step_N: "name: what is wrong" of each. They are never deleted."""
+    found = []
+    for folder in _folders(root):
+        if (damage := damaged(folder)) is not None:
+            target = folder.with_name(f"broken_{folder.name}")
+            for number in itertools.count(2):
+                if not target.exists():
+                    break
+                target = folder.with_name(f"broken_{folder.name}-{number}")
+            folder.rename(target)
+            durable.sync(root)
+            found.append(f"{folder.name} is damaged and set aside as {target.name}: {damage}")
+    return found
+
+
 def damaged(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None if every file is there with the bytes of the manifest."""
     try:
         manifest: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text())
-        for name in ("model.safetensors", "optim.safetensors", "state.json"):
-            if _digest(folder / name) != manifest[name]["sha256"]:
+        if sorted(manifest) != sorted(_FILES):
+            return f"{MANIFEST} lists {', '.join(sorted(manifest))}"
+        for name in _FILES:
+            if manifest[name] != _entry(folder / name):
                 return f"{name} differs from its manifest"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": path.stat().st_size}
 
 
 def _folders(root: Path) -> list[Path]:
@@ -110,10 +112,9 @@ def _folders(root: Path) -> list[Path]:
     return sorted((path for path in root.glob("step_*") if path.is_dir()), reverse=True)
 
 
-def verified(root: Path) -> Iterator[tuple[Path, str | None]]:
-    """Each checkpoint under `root`, newest first, with what is wrong with it (None: nothing)."""
-    for folder in _folders(root):
-        yield folder, damaged(folder)
+def newest(root: Path) -> Path | None:
+    """The newest checkpoint under `root` that verifies."""
+    return next((folder for folder in _folders(root) if damaged(folder) is None), None)
 
 
 def load(folder: Path) -> Checkpoint:

@@ -93,6 +93,7 @@ class RunConfig:
     checkpoint_every_steps: Count = 200
     keep: Annotated[int, Ge(2)] = 2  # checkpoints; two, so that one damaged file never ends a run
     log_every_steps: Count = 10
+    timeout_seconds: Positive = 600.0  # how long ranks wait for one that does not answer
 
 
 @spec

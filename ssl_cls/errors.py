@@ -1,8 +1,8 @@
-"""The one exception that means: the user's input is wrong, and here is what to do about it."""
+"""Two exceptions that a person is meant to read: the input is wrong, or the run has failed; and what to do about it."""
 
 
-class UserError(Exception):
-    """Bad input. Tools print it as one screen, without a traceback, and exit with status 2.
+class ToldError(Exception):
+    """Tools print it as one screen, without a traceback.
 
     Args:
         what: one sentence, what is wrong.
@@ -20,3 +20,11 @@ class UserError(Exception):
             for part in (self.what, self.where and f"  where: {self.where}", self.fix and f"  do:    {self.fix}")
             if part
         )
+
+
+class UserError(ToldError):
+    """Bad input; tools exit with status 2."""
+
+
+class RunError(ToldError, RuntimeError):
+    """The input was right and the run has failed: a full disk, a dead rank, a loss that is no number. Status 1."""

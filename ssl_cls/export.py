@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ssl_cls import durable
 from ssl_cls.backbone import Backbone
 from ssl_cls.errors import UserError
 
@@ -29,6 +29,9 @@ def save_encoder(
 
     timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=0) rebuilds the model: a vision
     transformer as it is, a small ResNet after `import ssl_cls`.
+
+    Raises:
+        OSError: the disk is full or read-only.
     """
     config = describe(backbone, input_size, mean, std)
     write(folder, config, {"model": backbone.model.state_dict()}, provenance)
@@ -58,18 +61,17 @@ def describe(
 def write(
     folder: Path, config: dict[str, Any], weights: dict[str, dict[str, Tensor]], provenance: dict[str, Any]
 ) -> None:
-    """config.json, NAME.safetensorss, provenance.json: the folder appears whole or not at all."""
-    writing = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir(parents=True)
-    for name, tensors in weights.items():
-        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(plain, writing / f"{name}.safetensors")
-    (writing / "provenance.json").write_text(json.dumps(provenance, indent=1))
-    (writing / "config.json").write_text(json.dumps(config, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    writing.rename(folder)
+    """config.json, NAME.safetensors, provenance.json: the folder appears whole or not at all.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    with durable.written(folder) as writing:
+        for name, tensors in weights.items():
+            plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+            save_file(plain, writing / f"{name}.safetensors")
+        (writing / "provenance.json").write_text(json.dumps(provenance, indent=1))
+        (writing / "config.json").write_text(json.dumps(config, indent=1))
 
 
 def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
@@ -82,11 +84,14 @@ def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
     """
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        architecture = config["architecture"]
+        if not (isinstance(architecture, str) and timm.is_model(architecture)):  # timm would also follow it to a hub
+            raise ValueError(f"timm has no architecture {architecture!r:.100}")
         weights = load_file(folder / "model.safetensors")
         channels, _, _ = config["pretrained_cfg"]["input_size"]
         args = {"in_chans": channels, "num_classes": config.get("num_classes", 0)}
         args |= config.get("model_args", {})
-        model = timm.create_model(config["architecture"], pretrained=False, **args)
+        model = timm.create_model(architecture, pretrained=False, **args)
         model.load_state_dict(weights)
     except FileNotFoundError as error:
         raise UserError("no encoder here", str(folder), "give the folder encoder/ of a finished run") from error

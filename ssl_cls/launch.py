@@ -34,8 +34,10 @@ def _under_launcher() -> bool:
     return "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
-def start(precision: str, deterministic: bool = False) -> Accelerator:
+def start(precision: str, deterministic: bool = False, timeout_seconds: float = 600.0) -> Accelerator:
     """The Accelerator of this process, on the GPUs there are, else on the CPU; `precision` is auto, fp32 or bf16.
+
+    timeout_seconds: how long one rank waits for another before it gives it up.
 
     Raises:
         UserError: the launcher started several processes that do not know of each other.
@@ -43,7 +45,7 @@ def start(precision: str, deterministic: bool = False) -> Accelerator:
     if _under_launcher():
         # the launcher forwards no signals to a single process: without this its death leaves an orphan that trains on
         with suppress(OSError, AttributeError):  # not Linux
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     on_cpu = not torch.cuda.is_available()
     bf16 = precision == "bf16" or (precision == "auto" and not on_cpu and torch.cuda.is_bf16_supported())
     accelerator = Accelerator(
@@ -51,7 +53,7 @@ def start(precision: str, deterministic: bool = False) -> Accelerator:
         mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_seconds)),
         ],
     )
     asked = int(os.environ.get("WORLD_SIZE", "1"))

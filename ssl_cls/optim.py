@@ -100,6 +100,19 @@ def drop_frozen(optimizer: Optimizer, clock: Clock) -> None:
                 parameter.grad = None
 
 
+def update(optimizer: Optimizer, skip: Tensor) -> None:
+    """One optimizer step, or none where `skip`, a float32 scalar on the device, is 1.
+
+    torch's fused optimizers read it on the device. timm's LARS has no such gate, so there the host waits for it.
+    """
+    if isinstance(optimizer, Lars):
+        if not skip:
+            optimizer.step()
+        return
+    optimizer.found_inf = skip  # type: ignore[attr-defined]  # as torch's own gradient scaler hands it over
+    optimizer.step()
+
+
 def clip(parameters: Iterable[nn.Parameter], config: ClipConfig | None) -> Tensor:
     """Clip gradients in place; returns their total norm before clipping, a scalar on the device."""
     grads = [p.grad for p in parameters if p.grad is not None]

@@ -4,7 +4,10 @@ import fcntl
 import json
 import os
 import platform
+import sys
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +17,7 @@ import torch
 
 from ssl_cls import __version__, checkpoint, config
 from ssl_cls.config import Recipe
-from ssl_cls.errors import UserError
+from ssl_cls.errors import RunError, UserError
 
 
 def environment() -> dict[str, Any]:
@@ -36,7 +39,8 @@ class Run:
     """Opened for writing by one process at a time.
 
     Raises:
-        UserError: the folder holds a run of another recipe (with the differences), or another process is writing to it.
+        UserError: the folder holds a run of another recipe (with the differences), another process is writing to it,
+            or this one cannot.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
@@ -65,8 +69,15 @@ class Run:
 
     def open(self) -> None:
         """Lock the folder for this process and write the complete recipe into it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder / ".lock").open("w")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"the run directory cannot be written to: {error.strerror}",
+                str(self.folder),
+                "allow it, or choose another with run.dir=",
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -81,14 +92,37 @@ class Run:
             writing.replace(saved)
 
     def say(self, text: str) -> None:
-        """To the log; the screen is the caller's."""
-        with (self.folder / "log.txt").open("a") as log:
+        """To the log, if that can be written; the screen is the caller's."""
+        with suppress(OSError), (self.folder / "log.txt").open("a") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
+    def announce(self, text: str) -> None:
+        """To the screen and the log: what a person should know though the run goes on."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self.say(text)
+
     def append(self, name: str, row: dict[str, Any]) -> None:
-        """One object more in metrics.jsonl or timing.jsonl."""
-        with (self.folder / name).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """One object more in metrics.jsonl or timing.jsonl.
+
+        Raises:
+            RunError: it cannot be written. Going on would leave a hole that no resume fills.
+        """
+        try:
+            with (self.folder / name).open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            fix = "make room or allow writing; the same command resumes from the last checkpoint"
+            raise RunError(f"cannot be written: {error.strerror}", str(self.folder / name), fix) from error
+
+    def list_bad(self, images: Iterable[str]) -> int:
+        """Add to bad_images.txt, "path: reason" a line, sorted; returns how many there are by now."""
+        path = self.folder / "bad_images.txt"
+        known = path.read_text().splitlines() if path.exists() else []
+        found = sorted({*known, *(" ".join(line.splitlines()) for line in images)})
+        if found != known:
+            with suppress(OSError):
+                path.write_text("".join(f"{line}\n" for line in found))
+        return len(found)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / name
@@ -103,18 +137,23 @@ class Run:
             os.fsync(file.fileno())
             return file.seek(0, os.SEEK_END)
 
+    def set_aside(self) -> None:
+        """Give damaged checkpoints another name, loudly: to the screen and the log."""
+        for line in checkpoint.set_aside(self.checkpoints):
+            self.announce(line)
+
     def latest(self) -> checkpoint.Checkpoint | None:
-        """The newest checkpoint that verifies; damaged ones are named in the log and passed over."""
-        for folder, damage in checkpoint.verified(self.checkpoints):
-            if damage is None:
-                return checkpoint.load(folder)
-            self.say(f"passing over {folder.name}: {damage}")
-        return None
+        """The newest checkpoint that verifies."""
+        folder = checkpoint.newest(self.checkpoints)
+        return checkpoint.load(folder) if folder is not None else None
 
     def rewind(self, step: int, metrics_bytes: int) -> None:
         """Forget what was logged after the checkpoint that the run goes on from: it will be logged again."""
         metrics, timing = self.folder / "metrics.jsonl", self.folder / "timing.jsonl"
         metrics.touch()
+        if (found := metrics.stat().st_size) < metrics_bytes:  # not by us: it is on disk before its checkpoint
+            self.announce(f"metrics.jsonl has lost {metrics_bytes - found} of its {metrics_bytes} bytes")
+            metrics_bytes = metrics.read_bytes().rfind(b"\n") + 1
         os.truncate(metrics, metrics_bytes)
         if timing.exists():
             lines = [

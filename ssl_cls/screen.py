@@ -8,16 +8,19 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from ssl_cls.errors import UserError
+from ssl_cls.errors import RunError, UserError
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def guarded(command: Callable[[], int | None]) -> None:
-    """Run `command` and exit: its own status, 2 and one screen for a UserError, 1 and the traceback for a failure."""
+    """Run `command` and exit with its own status; 2 or 1 and one screen for a UserError or RunError.
+
+    Any other failure is ours: 1 and the traceback.
+    """
     try:
         sys.exit(command() or DONE)
-    except UserError as error:
+    except (UserError, RunError) as error:
         text = Text(error.what)
         for label, value in (("where", error.where), ("do", error.fix)):
             if value:
@@ -25,7 +28,7 @@ def guarded(command: Callable[[], int | None]) -> None:
         Console(stderr=True, highlight=False).print(
             Panel(text, title="cannot go on", title_align="left", border_style="red")
         )
-        sys.exit(BAD_INPUT)
+        sys.exit(BAD_INPUT if isinstance(error, UserError) else FAILED)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:

@@ -18,6 +18,7 @@ from ssl_cls.config import Recipe
 from ssl_cls.data.batch import Batch
 from ssl_cls.methods.base import Method, StepOutput, in_full_precision
 from ssl_cls.plan import Plan
+from ssl_cls.safety import Gate
 
 _STEP_DRAW = -2  # the `view` number of rng.bits that seeds torch: no sample's view has it
 
@@ -30,22 +31,28 @@ class Step:
             ranks.SyncBatchNorm.convert(self.method)
         self.optimizer = optim.build(recipe.optim, self.method)
         self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.gate = Gate(accelerator.device)
+        self.taken = 0  # steps since it was built
         self._initial_norm = self._weight_norm()
         self.wrapped = accelerator.prepare(self.method)
 
-    def __call__(self, batches: Sequence[Batch], clock: Clock) -> tuple[list[StepOutput], float, Tensor]:
+    def __call__(
+        self, batches: Sequence[Batch], clock: Clock, signal: int = 0
+    ) -> tuple[list[StepOutput], float, Tensor]:
         """The micro-batches' outputs, the learning rate, and the gradient norm before clipping.
 
-        A batch-coupled method over several micro-batches has one output: that of its whole batch.
+        A batch-coupled method over several micro-batches has one output: that of its whole batch. `signal` is what
+        this rank has received; what all ranks know of the step is in `gate`.
         """
         lr = optim.apply(self.optimizer, self.recipe.optim, clock, self.recipe.train.batch_size)
         coupled = self.method.batch_coupled and len(batches) > 1
         outputs = self._backward_as_one(batches, clock) if coupled else self._backward(batches, clock)
         optim.drop_frozen(self.optimizer, clock)
         norm = optim.clip(self.trained, self.recipe.optim.clip)
-        self.optimizer.step()
+        optim.update(self.optimizer, self.gate.judge(clock.step, [output.loss for output in outputs], norm, signal))
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(clock, [output.carry for output in outputs])
+        self.taken += 1
         return outputs, lr, norm
 
     def weight_growth(self) -> Tensor:

@@ -1,54 +1,35 @@
 """The one loop around `Step`: data, logs, health, checkpoints, signals, and the encoder at the end."""
 
 import resource
-import signal
 import time
+import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import distributed
 
-from ssl_cls import checkpoint, export, health
+from ssl_cls import checkpoint, export, health, memory, peers, safety
 from ssl_cls import distributed as ranks
+from ssl_cls.assembly import Parts, assemble
 from ssl_cls.clock import Clock
 from ssl_cls.config import Recipe
+from ssl_cls.data import sampler
 from ssl_cls.data.source import Source
+from ssl_cls.errors import RunError
 from ssl_cls.methods.base import Method, StepOutput
-from ssl_cls.plan import Plan, build_method, build_stream, make_plan
+from ssl_cls.plan import Plan
 from ssl_cls.progress import display
 from ssl_cls.run import Run, environment
-from ssl_cls.step import Step
+from ssl_cls.signals import Signals, exit_status
 
 
 class Observer(Protocol):
     """Watches a run without touching it: weights are the same bytes with and without."""
 
     def epoch_end(self, method: Method, clock: Clock) -> dict[str, float]: ...
-
-
-class _Signals:
-    """SIGTERM and SIGINT ask for a save and an orderly end; a second one ends at once."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def agreed(self, device: torch.device) -> int:
-        """The signal that any rank has received, known to all of them."""
-        if ranks.num_ranks() == 1:
-            return self.received
-        flag = torch.tensor(self.received, device=device)
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-        return int(flag)
 
 
 def figures(outputs: Sequence[StepOutput]) -> dict[str, float]:
@@ -75,49 +56,78 @@ def pretrain(
 
     Raises:
         UserError: the recipe does not fit the data or the ranks, or the run directory is another recipe's.
-        RuntimeError: the loss is not finite. SystemExit 128+n: stopped by signal n, saved.
+        RunError: the loss or its gradient is not finite, a rank is lost, memory or disk do not suffice.
+        SystemExit: 143 or 130: stopped by a signal, saved.
     """
-    planned = make_plan(recipe, source, accelerator.num_processes)
-    method = build_method(recipe, source, planned)
-    step = Step(recipe, method, planned, accelerator)
-    stream = build_stream(
-        recipe,
-        source,
-        planned,
-        accelerator.device,
-        accelerator.process_index,
-        accelerator.num_processes,
-        method.needs_labels,
-    )
-    done, main = 0, accelerator.is_main_process
-    if main:
+    parts = assemble(recipe, source, accelerator)
+    if accelerator.is_main_process:
         run.open()
-    accelerator.wait_for_everyone()
-    if (saved := run.latest()) is not None:
-        method.load_state_dict(saved.model)
-        checkpoint.restore_optimizer(step.optimizer, method, saved.optim)
-        done = int(saved.state["step"])
+        run.set_aside()
+    all_ranks = peers.Peers(accelerator.device)
+    signals = Signals(tell=accelerator.is_main_process)
+    try:
+        accelerator.wait_for_everyone()
+        while True:
+            try:
+                return _train(recipe, source, run, accelerator, parts, signals, observers, then)
+            except torch.OutOfMemoryError as error:
+                smaller = memory.halved(parts.planned, parts.method, parts.step.taken, accelerator.num_processes, error)
+            del parts  # out of the handler, whose traceback holds on to what did not fit
+            torch.cuda.empty_cache()
+            if accelerator.is_main_process:
+                run.announce(f"out of memory: {smaller} images at a time from here on, the global batch stays")
+            adapted = replace(recipe, train=replace(recipe.train, micro_batch_size=smaller))
+            parts = assemble(adapted, source, accelerator)
+    except RuntimeError as error:
+        if accelerator.is_main_process:
+            run.say(traceback.format_exc())
+        if (told := peers.lost(error, all_ranks, str(run.folder))) is not None:
+            raise told from error
+        raise
+
+
+def _train(
+    recipe: Recipe,
+    source: Source,
+    run: Run,
+    accelerator: Accelerator,
+    parts: Parts,
+    signals: Signals,
+    observers: Sequence[Observer],
+    then: str,
+) -> Path:
+    main, (planned, method, step, stream) = accelerator.is_main_process, parts
+    saved = run.latest()
+    done = parts.restore(saved)
     if main:
         run.rewind(done, int(saved.state["metrics_bytes"]) if saved else 0)
         run.say(f"{'resuming at' if done else 'starting at'} step {done} of {planned.total_steps}; {environment()}")
     del saved
-    signals = _Signals()
 
-    def save(step_done: int) -> None:
-        if main:
-            state = {
-                "step": step_done,
-                "total_steps": planned.total_steps,
-                "metrics_bytes": run.metrics_bytes(),
-                "environment": environment(),
-                "ranks": accelerator.num_processes,
-            }
-            optimizer = checkpoint.optimizer_tensors(step.optimizer, method)
+    def save(step_done: int, needed: bool) -> None:
+        """`needed`: there is no later one to make up for it."""
+        if not main:
+            return
+        state = {
+            "step": step_done,
+            "total_steps": planned.total_steps,
+            "metrics_bytes": run.metrics_bytes(),
+            "environment": environment(),
+            "ranks": accelerator.num_processes,
+        }
+        optimizer = checkpoint.optimizer_tensors(step.optimizer, method)
+        try:
             checkpoint.save(run.checkpoints, state, dict(method.state_dict()), optimizer, recipe.run.keep)
+        except OSError as error:
+            what = f"the checkpoint of step {step_done} could not be written: {error}"
+            if needed:
+                raise RunError(what, str(run.checkpoints), "make room or allow writing; the same command resumes from "
+                               "the checkpoint before") from error  # fmt: skip
+            run.announce(f"{what}; the one before is kept, and the run goes on")
+        run.list_bad(stream.bad)
 
-    clock = Clock(done, planned.total_steps, planned.steps_per_epoch)
+    clock = parts.clock(done)
     waited, interval, last_logged = 0.0, time.perf_counter(), done
-    finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
     batches = stream.batches(done, planned.total_steps)
     with display(recipe.name, planned.total_steps, done, then, enabled=main) as shown:
         for number in range(done, planned.total_steps):
@@ -125,18 +135,18 @@ def pretrain(
             micro_batches = next(batches)
             waited += time.perf_counter() - before
             method.train()
-            outputs, lr, norm = step(micro_batches, clock)
-            for output in outputs:
-                finite &= output.loss.isfinite()
+            outputs, lr, norm = step(micro_batches, clock, signals.received)
             completed = number + 1
             epoch_ends, ends = completed % planned.steps_per_epoch == 0, completed == planned.total_steps
             saves = ends or completed % recipe.run.checkpoint_every_steps == 0
             logs = ends or completed % recipe.run.log_every_steps == 0
-            stop = signals.agreed(accelerator.device) if logs or accelerator.num_processes == 1 else 0
-            if (logs or saves or stop) and not bool(finite):
-                raise RuntimeError(
-                    f"the loss is not finite by step {completed}; the last checkpoint is kept; try a lower rate"
+            judged = step.gate.read(wait=logs or saves or epoch_ends)
+            if judged is not None and judged.bad_rank >= 0:
+                _, batch = sampler.batch_indices(
+                    judged.step, n=len(source), batch_size=recipe.train.batch_size, seed=recipe.seed
                 )
+                raise safety.refuse_nonfinite(run.folder, judged, recipe.seed, batch.tolist(), write=main)
+            stop = judged.signal if judged is not None else 0
             if logs:
                 row = {
                     "step": completed,
@@ -174,24 +184,31 @@ def pretrain(
                         "metrics.jsonl", {"step": completed, "epoch": completed / planned.steps_per_epoch, **seen}
                     )
             if (saves or stop) and not ends:
-                save(completed)
+                save(completed, needed=bool(stop))
             if stop:
-                raise SystemExit(128 + stop)
+                accelerator.wait_for_everyone()  # a launcher ends all ranks once one has ended: not within the save
+                raise SystemExit(exit_status(stop))
             if logs and main and recipe.health.stop:
                 verdict = health.verdict(run.rows("metrics.jsonl"))
                 if verdict.state != "healthy":
-                    save(completed)
-                    raise RuntimeError(str(verdict))
+                    save(completed, needed=False)
+                    raise RunError(f"{verdict.state}: {verdict.reason}", str(run.folder), verdict.advice)
     if main:
         verdict = health.verdict(run.rows("metrics.jsonl"))
         run.say(str(verdict))
         print(verdict)
         if done < planned.total_steps:
-            save(planned.total_steps)
-        export.save_encoder(
-            method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,
-            provenance={**_provenance(recipe, source, run, planned, method), "health": verdict._asdict()},
-        )  # fmt: skip
+            save(planned.total_steps, needed=True)
+        if bad := run.list_bad(stream.bad):
+            run.announce(f"{bad} images could not be read; others stood in for them: {run.folder / 'bad_images.txt'}")
+        try:
+            export.save_encoder(
+                method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,
+                provenance={**_provenance(recipe, source, run, planned, method), "health": verdict._asdict()},
+            )  # fmt: skip
+        except OSError as error:
+            raise RunError(f"the encoder could not be written: {error}", str(run.folder), "make room or allow writing; "
+                           "the same command writes it from the last checkpoint") from error  # fmt: skip
     accelerator.wait_for_everyone()
     return run.folder / "encoder"
 

@@ -60,11 +60,6 @@ def test_tools_import_nothing_of_ours_above_main() -> None:
         assert all(name.split(".")[0] in sys.stdlib_module_names for name in names), path
 
 
-@pytest.mark.parametrize("forbidden", ["pickle", "dill", "joblib"])
-def test_nothing_is_unpickled(forbidden: str) -> None:
-    assert not [path for path in MODULES if forbidden in set(imports(path))]
-
-
 def test_no_file_has_outgrown_its_reader() -> None:
     long = {str(path.relative_to(ROOT)): n for path in MODULES if (n := len(path.read_text().splitlines())) > 300}
     assert not long

@@ -64,6 +64,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     from ssl_cls.clock import Clock
     from ssl_cls.data import catalog
     from ssl_cls.rng import DrawKey
+    from ssl_cls.step import Step
 
     recipe = config.load(args.recipe, args.overrides)
     accelerator = launch.start(recipe.train.precision)
@@ -71,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
     planned = plan.make_plan(recipe, source, 1)
     method = plan.build_method(recipe, source, planned)
-    step = trainer.Step(recipe, method, planned, accelerator)
+    step = Step(recipe, method, planned, accelerator)
     stream = plan.build_stream(recipe, source, planned, accelerator.device, 0, 1, method.needs_labels)
     batch_size, threads = recipe.train.batch_size, torch.get_num_threads()
     clock = Clock(1, planned.total_steps, planned.steps_per_epoch)

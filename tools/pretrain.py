@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if opened.finished:
         print(f"{opened.folder} is finished; its encoder is in {opened.folder / 'encoder'}")
         return 0
-    accelerator = launch.start(recipe.train.precision, recipe.train.deterministic)
+    accelerator = launch.start(recipe.train.precision, recipe.train.deterministic, recipe.run.timeout_seconds)
     source = plan.training_images(recipe, catalog.open(recipe.data, "train", accelerator.device))
     observers = []
     if accelerator.is_main_process and (wrong := catalog.unfit(recipe.data.source, recipe.views or ())):
@@ -69,25 +69,14 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
 
     from rich.console import Console
 
-    from ssl_cls import config, launch, plan, trainer
+    from ssl_cls import assembly, config, launch, plan, trainer
     from ssl_cls.clock import Clock
     from ssl_cls.data import catalog
 
     accelerator = launch.start(recipe.train.precision, recipe.train.deterministic)
     source = plan.training_images(recipe, catalog.open(recipe.data, "train", accelerator.device))
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
-    planned = plan.make_plan(recipe, source, accelerator.num_processes)
-    method = plan.build_method(recipe, source, planned)
-    step = trainer.Step(recipe, method, planned, accelerator)
-    stream = plan.build_stream(
-        recipe,
-        source,
-        planned,
-        accelerator.device,
-        accelerator.process_index,
-        accelerator.num_processes,
-        method.needs_labels,
-    )
+    planned, method, step, stream = assembly.assemble(recipe, source, accelerator)
     times = []
     for number, batches in enumerate(stream.batches(0, 3)):
         begun = time.perf_counter()

@@ -87,6 +87,7 @@ class Stream:
         self.source, self.augment, self.device = source, augment, device
         self.needs_labels, self.max_bad_fraction = needs_labels, max_bad_fraction
         self.workers = _usual_workers() if workers == "auto" else workers
+        self.bad = dict.fromkeys(source.bad)  # "path: reason" of each image replaced so far, in the order of discovery
         self._share = _Share(len(source), batch_size, seed, micro_batches, rank, num_ranks)
 
     @property
@@ -134,8 +135,7 @@ class Stream:
 
     def _cut(self, start: int, stop: int) -> Iterator[list[list[Tensor]]]:
         """The crops of each micro-batch of each step, made ahead of time in other processes."""
-        already = list(self.source.bad)
-        total, bad = len(self.source) + len(already), dict.fromkeys(already)
+        total = len(self.source) + len(self.source.bad)
         loader = DataLoader(
             _Cuts(self.source, self.augment, self._share),
             batch_size=None,
@@ -148,8 +148,8 @@ class Stream:
         for cut, found in loader:
             if isinstance(found, UserError):
                 raise found
-            bad.update(dict.fromkeys(found))
-            refuse_bad(list(bad), total, self.max_bad_fraction, self.source.name)
+            self.bad.update(dict.fromkeys(found))
+            refuse_bad(list(self.bad), total, self.max_bad_fraction, self.source.name)
             yield cut
 
 
@@ -185,7 +185,7 @@ def _outlive_signals(worker: int) -> None:
 
     Workers end when the main process lets go of them, or is gone.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 

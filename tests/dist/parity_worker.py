@@ -14,6 +14,7 @@ from ssl_cls import config, launch, plan, trainer
 from ssl_cls.checkpoint import optimizer_tensors
 from ssl_cls.clock import Clock
 from ssl_cls.data import catalog
+from ssl_cls.step import Step
 
 STEPS = 5
 
@@ -36,7 +37,7 @@ def work(job: dict[str, Any], accelerator: Accelerator) -> None:
     method = plan.build_method(recipe, source, planned).to(number_type)
     if not job["norm"]:
         without_batch_norm(method)
-    step = trainer.Step(recipe, method, planned, accelerator)
+    step = Step(recipe, method, planned, accelerator)
     stream = plan.build_stream(recipe, source, planned, accelerator.device, rank, ranks, step.method.needs_labels)
     tensors, losses, seen = {}, [], []
     for number, batches in enumerate(stream.batches(0, STEPS)):

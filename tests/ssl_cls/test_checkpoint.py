@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from campaign import damage
 from torch import nn
 
-from ssl_cls import checkpoint
+from ssl_cls import checkpoint, durable
 
 
 def write(root: Path, step: int, keep: int = 2) -> Path:
@@ -16,9 +17,8 @@ def write(root: Path, step: int, keep: int = 2) -> Path:
 
 
 def newest(root: Path) -> int | None:
-    return next(
-        (checkpoint.load(folder).state["step"] for folder, damage in checkpoint.verified(root) if damage is None), None
-    )
+    folder = checkpoint.newest(root)
+    return checkpoint.load(folder).state["step"] if folder else None
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
@@ -61,6 +61,16 @@ def test_every_single_bit_of_the_weights_is_guarded(tmp_path: Path) -> None:
     assert checkpoint.damaged(path.parent) is None
 
 
+def test_harm_of_every_kind_is_seen_and_would_show_if_it_were_not(  # R5
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = damage.run(60, tmp_path / "seen")
+    assert {row.fault.removeprefix("checkpoint: ") for row in rows} == set(damage.HARMS)
+    assert all(row.tries == row.survived > 0 for row in rows)
+    monkeypatch.setattr(checkpoint, "damaged", lambda folder: None)
+    assert sum(row.survived for row in damage.run(20, tmp_path / "unseen")) == 0
+
+
 def test_a_write_that_fails_leaves_the_older_ones_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 1)
 
@@ -76,11 +86,37 @@ def test_a_write_that_fails_leaves_the_older_ones_alone(tmp_path: Path, monkeypa
     assert newest(tmp_path) == 2
 
 
-def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
-    (write(tmp_path, 2) / "state.json").write_text("{}")
-    assert newest(tmp_path) is None
+def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for the next attempt: a partial one would fill the disk for good."""
+    write(tmp_path, 1)
+    for owner, name in ((checkpoint, "save_file"), (Path, "write_text"), (durable, "sync"), (Path, "rename")):
+
+        def broken(*_: object, **__: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, broken)
+            with pytest.raises(OSError, match="Input/output error"):
+                write(tmp_path, 2)
+        if name != "sync":  # the folder's own comes after the rename
+            assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert newest(tmp_path) == 1
+
+
+def test_a_damaged_one_is_set_aside_and_neither_loaded_nor_deleted(tmp_path: Path) -> None:
+    for _ in range(2):
+        (write(tmp_path, 2) / "state.json").write_text("{}")
+        assert newest(tmp_path) is None
+        (told,) = checkpoint.set_aside(tmp_path)
+        assert "step_00000002 is damaged and set aside as broken_step_00000002" in told
+        assert "state.json differs" in told
+    names = ["broken_step_00000002", "broken_step_00000002-2", "step_00000002"]
     write(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert newest(tmp_path) == 2
+    for step in (3, 4, 5):
+        write(tmp_path, step)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[:2], "step_00000004", "step_00000005"}
 
 
 def test_optimizer_state_returns_by_name_and_in_its_own_memory_layout() -> None:
