@@ -19,7 +19,8 @@ test: install  ## the default tests: no network, no marks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PARALLEL) -m "not slow and not dist and not browser and not faults"
 
 test-slow: install  ## the slow, two-process, browser and fault tests
-	$(BIN)/python -m pytest -m "slow or dist or browser or faults" --timeout 600
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PARALLEL) -m "slow and not dist and not browser and not faults" --timeout 900
+	$(BIN)/python -m pytest -m "dist or browser or faults" --timeout 600
 
 test-all: test test-slow
 
