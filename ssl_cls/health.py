@@ -15,13 +15,13 @@ from torch.nn import functional as F
 Rows = Sequence[dict[str, Any]]
 
 _PATIENCE_STEPS, _PATIENCE_ROWS = 50, 5  # a complaint must hold this long, and in so many logged rows
-_SPREAD = 0.05  # embedding_std: all images within a few degrees; the lowest seen in a healthy run (MAE, step 60) is .14
+_SPREAD = 0.02  # embedding_std: all images within a degree of each other; a healthy DINO in miniature was at .037
 _RANK = 1.5  # effective_rank of features: fresh networks are above 3, healthy runs in the tens
-_PROJECTION_RANK = 5.0, 0.25  # projection_rank: less than this, and than this part of where it began
+_PROJECTION_RANK = 8.0, 0.25  # projection_rank: less than this, and than this part of where it began
 _ENTROPY = 0.1, 0.999  # of prototypes, at least: images share few; of each target, at most: it says nothing
 _LEARNING_STEPS = 200  # before them, and before the rate's peak, no loss is expected to fall
 _NEAR_CHANCE = 0.02  # part of the chance loss
-_GROWTH, _GROWTH_STEPS = 10.0, 500  # weight_growth over the first steps; in health weights hardly double in them
+_GROWTH, _GROWTH_STEPS = 2.0, 300  # weight_growth over the first steps; of healthy miniatures 1.0 to 1.05
 
 
 class Verdict(NamedTuple):
