@@ -10,6 +10,7 @@ import torch
 
 from campaign import Row
 from ssl_cls import checkpoint
+from ssl_cls.checkpoint import Checkpoint
 
 FILES = ["model.safetensors", "optim.safetensors", "state.json", checkpoint.MANIFEST]
 
@@ -59,6 +60,18 @@ def write(root: Path, step: int) -> Path:
     return checkpoint.save(root, state, model, moments, keep=2)
 
 
+def seen_and_passed_over(root: Path, before: Checkpoint) -> bool:
+    """Whether the harmed checkpoint has been named and set aside, and the one before is what is loaded."""
+    told, newest = checkpoint.set_aside(root), checkpoint.newest(root)
+    names = sorted(path.name for path in root.iterdir())
+    if len(told) != 1 or newest is None or names != ["broken_step_00000020", "step_00000010"]:
+        return False
+    loaded = checkpoint.load(newest)
+    weights = all(torch.equal(loaded.model[name], value) for name, value in before.model.items())
+    moments = all(torch.equal(loaded.optim[name], value) for name, value in before.optim.items())
+    return loaded.state == before.state and weights and moments
+
+
 def run(tries: int, folder: Path, seed: int = 0) -> list[Row]:
     """Half of the tries are single bits; the others are shared out."""
     chance, good = random.Random(seed), folder / "good"
@@ -72,16 +85,7 @@ def run(tries: int, folder: Path, seed: int = 0) -> list[Row]:
         root = folder / "harmed"
         shutil.copytree(good, root)
         HARMS[kind](root / "step_00000020" / FILES[number // 2 % len(FILES)], chance)
-        told = checkpoint.set_aside(root)
-        newest = checkpoint.newest(root)
-        loaded = checkpoint.load(newest) if newest is not None else None
         tried[kind] += 1
-        survived[kind] += (
-            len(told) == 1
-            and sorted(path.name for path in root.iterdir()) == ["broken_step_00000020", "step_00000010"]
-            and loaded is not None
-            and loaded.state == before.state
-            and all(torch.equal(loaded.model[name], value) for name, value in before.model.items())
-        )
+        survived[kind] += seen_and_passed_over(root, before)
         shutil.rmtree(root)
     return [Row(f"checkpoint: {kind}", tried[kind], survived[kind]) for kind in HARMS if tried[kind]]

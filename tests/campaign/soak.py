@@ -8,7 +8,7 @@ from typing import NamedTuple
 from campaign import Row, lives, run_folder, streams, write_recipe
 from ssl_cls import checkpoint
 
-_WARM_SECONDS = 15.0  # of a life, before its figures count
+_WARM_SECONDS = 15.0  # of a life, from its first line on, before its figures count
 _MAX_GROWTH = 24 << 20  # bytes of resident memory within a minute's life, beyond the allocator's breath
 
 
@@ -29,7 +29,7 @@ def run(minutes: int, folder: Path, seed: int = 0) -> list[Row]:
     """A life a minute; a row of kills after which the run went on, and one of lives whose figures were flat."""
     chance = random.Random(seed)
     streams.images(folder / "images", 120)
-    recipe = write_recipe(folder, "simclr", epochs=100_000, checkpoint_every_steps=10)
+    recipe = write_recipe(folder, "simclr", epochs=100_000, checkpoint_every_steps=2, log_every_steps=1)
     text = recipe.read_text().replace("batch_size: 64", "batch_size: 32")
     data = "{source: folder, path: images, workers: 2, max_bad_fraction: 0.5}"
     recipe.write_text(text.replace("{source: digits}", data))
@@ -37,7 +37,9 @@ def run(minutes: int, folder: Path, seed: int = 0) -> list[Row]:
     shared_before = len(list(Path("/dev/shm").iterdir()))
     steps_before = -1
     for _ in range(minutes):
-        life, begun = lives.forked(folder, [recipe.name]), time.monotonic()
+        before, life = lives.logged(run), lives.forked(folder, [recipe.name])
+        lives.until(lambda before=before, life=life: life.ended() or lives.logged(run) != before, 300)  # type: ignore[misc]
+        begun = time.monotonic()
         ends = begun + 60 + chance.uniform(-5, 5)
         samples: list[Sample] = []
         while time.monotonic() < ends and not life.ended():

@@ -38,17 +38,19 @@ def two(monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]) -> Pe
     return Peers(torch.device("cpu"))
 
 
+def soon(peers: Peers, expected: str) -> None:
+    deadline = time.monotonic() + 20
+    while str(peers) != expected and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert str(peers) == expected
+
+
 def test_the_rank_that_is_stopped_or_gone_is_named(two: Peers, sleeper: subprocess.Popen[bytes]) -> None:
     assert str(two).startswith("no rank on ")
     os.kill(sleeper.pid, signal.SIGSTOP)
-    deadline = time.monotonic() + 20
-    while "stopped" not in str(two) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert str(two) == f"rank 1 (process {sleeper.pid}) is stopped"
+    soon(two, f"rank 1 (process {sleeper.pid}) is stopped")
     sleeper.kill()
-    while "gone" not in str(two) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert str(two) == f"rank 1 (process {sleeper.pid}) is gone"  # a zombie: its launcher has not looked yet
+    soon(two, f"rank 1 (process {sleeper.pid}) is gone")  # a zombie: its launcher has not looked yet
     sleeper.wait()
     assert str(two) == f"rank 1 (process {sleeper.pid}) is gone"
 

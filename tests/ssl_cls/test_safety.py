@@ -1,5 +1,7 @@
 """A step that is not finite moves nothing and ends the run with its batch; memory that is short is halved; signals."""
 
+import contextlib
+import gc
 import json
 import os
 import signal
@@ -159,18 +161,46 @@ def test_the_run_stops_with_the_batch_and_it_can_be_replayed(
         replay(tmp_path / "run", replace(own, seed=1), digits(), Accelerator(cpu=True))
 
 
+def of_files(own: config.Recipe, folder: Path, workers: int, run: Path) -> config.Recipe:
+    data = DataConfig(source="folder", path=str(folder), workers=workers, max_bad_fraction=0.1)
+    train = replace(own.train, epochs=2, batch_size=16)
+    own = replace(own, data=data, train=train, views=None, run=replace(own.run, dir=str(run)))
+    return config.resolved(own, 28, 3)
+
+
+def train_on_files(recipe: config.Recipe) -> Path:
+    source = catalog.open(recipe.data, "train")
+    return trainer.pretrain(recipe, source, Run(config.run_dir(recipe), recipe), Accelerator(cpu=True))
+
+
 def test_bad_images_are_listed_once_and_told_of(
     recipe: Callable[..., config.Recipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = DataConfig(source="folder", path=str(images(tmp_path / "images")), workers=0, max_bad_fraction=0.1)
-    own = replace(recipe(), data=data)
-    own = replace(own, train=replace(own.train, epochs=2, batch_size=16))
-    source = catalog.open(data, "train")
-    own = config.resolved(replace(own, views=None), 28, source.channels)
-    trainer.pretrain(own, source, Run(config.run_dir(own), own), Accelerator(cpu=True))
+    train_on_files(of_files(recipe(), images(tmp_path / "images"), 0, tmp_path / "run"))
     lines = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
     assert [line.split(":")[0] for line in lines] == ["7.jpg"]
     assert "1 images could not be read; others stood in for them" in capsys.readouterr().err
+
+
+def test_stopped_twice_in_an_epoch_and_resumed_with_other_workers_it_is_the_same_run(  # R3
+    recipe: Callable[..., config.Recipe], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, own = images(tmp_path / "images", 120), recipe(checkpoint_every_steps=1)
+    train_on_files(of_files(own, folder, 0, tmp_path / "straight"))
+    original = Step.__call__
+    for workers, stop in ((0, 1), (2, 3), (1, 10**9)):
+
+        def call(self, batches, clock, signal=0, stop=stop):  # type: ignore[no-untyped-def]
+            if clock.step == stop:
+                raise BrokenPipeError("stopped")
+            return original(self, batches, clock, signal)
+
+        monkeypatch.setattr(Step, "__call__", call)
+        with contextlib.suppress(BrokenPipeError):
+            train_on_files(of_files(own, folder, workers, tmp_path / "stopped"))
+        gc.collect()  # a traceback's frames hold the lock
+    for name in ("metrics.jsonl", "encoder/model.safetensors", "bad_images.txt"):
+        assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
 
 
 # --- disk ---
