@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssl_cls.data import planes
 from ssl_cls.data.planes import Encoded, Window
@@ -62,7 +63,8 @@ def cut(
     """Decode once, and cut and resize one square a box: uint8 [channels, s, s] each.
 
     boxes: (top, left, height, width) as fractions of the image's height and width; cut off at its edges.
-    Resized with antialiasing: for boxes of whole pixels, exactly torchvision's resized crop of PIL images.
+    Resized with antialiasing: for boxes of whole pixels, torchvision's resized crop of PIL images,
+    to 2 of 255 levels.
     window: which values of deeper than 8-bit pixels become 0 and 255; see `planes.eight_bit`.
 
     Raises:
@@ -146,8 +148,12 @@ class _Crop(NamedTuple):
 
     def resized(self, image: Image.Image, size: int, interpolation: str) -> Tensor:
         """uint8 [channels, size, size] of `image`, which holds just `pixels`."""
-        pixels = np.array(image.resize((size, size), _FILTERS[interpolation], box=self.box))
-        return torch.from_numpy(pixels).view(size, size, -1).permute(2, 0, 1)
+        if all(edge == round(edge) for edge in self.box):
+            # torch's uint8 kernel is Pillow's algorithm in vector instructions: twice as fast, 2 of 255 levels apart
+            pixels = torch.from_numpy(np.array(image)).view(1, image.height, image.width, -1).permute(0, 3, 1, 2)
+            return F.interpolate(pixels, (size, size), mode=interpolation, antialias=True)[0]
+        made = np.array(image.resize((size, size), _FILTERS[interpolation], box=self.box))
+        return torch.from_numpy(made).view(size, size, -1).permute(2, 0, 1)
 
 
 def _decoded(

@@ -73,7 +73,9 @@ def test_crops_are_torchvisions(tmp_path: Path, channels: int, interpolation: st
     )
     for box, crop in zip(boxes, crops, strict=True):
         expected = resized_crop(image, *box, list(crop.shape[2:]), InterpolationMode(interpolation))
-        assert torch.equal(crop[0], chw(expected))
+        apart = (crop[0].int() - chw(expected).int()).abs()
+        assert apart.max() <= 2  # levels, of noise: as hard as it gets
+        assert apart.float().mean() < 0.3
 
 
 def test_a_batch_is_its_images(tmp_path: Path) -> None:

@@ -156,3 +156,25 @@ def test_verify_tells_when_counts_are_not_the_published_ones(
     said = capsys.readouterr().out
     assert "40 images where 27,000 are published" in said
     assert "2 classes where 10 are published" in said
+
+
+def test_pack_writes_beside_the_images_and_again_verifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), np.uint8))
+        image.save(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png")
+    command = ("pack", str(tmp_path / "photos"), "--size", "16")
+    pixels = tmp_path / "photos-16.pack" / "pixels.bin"
+    assert in_process(monkeypatch, *command) == 0
+    assert f"data.path={tmp_path / 'photos-16.pack'}" in capsys.readouterr().out
+    assert pixels.stat().st_size == 40 * 16 * 20 * 3
+    assert in_process(monkeypatch, *command) == 0
+    assert "is there already, and whole" in capsys.readouterr().out
+    content = bytearray(pixels.read_bytes())
+    content[7] ^= 1
+    pixels.write_bytes(content)
+    assert in_process(monkeypatch, *command) == 1
+    assert "have changed" in capsys.readouterr().out
