@@ -136,5 +136,5 @@ def uri(pixels: Tensor) -> str:
     image = Image.fromarray(np.ascontiguousarray(array.squeeze(2) if array.shape[2] == 1 else array[:, :, :3]))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
+    image.save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()

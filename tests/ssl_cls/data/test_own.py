@@ -391,7 +391,8 @@ def test_arrays_of_many_channels_are_cut_plane_by_plane(tmp_path: Path) -> None:
         small = source.crops(torch.tensor([place]), [box], [4], "bicubic")[0][0]
         for plane in range(5):
             part = Image.fromarray(np.ascontiguousarray(images[number][2:10, 1:9, plane]))
-            assert np.array_equal(small[plane], np.asarray(part.resize((4, 4), Image.Resampling.BICUBIC)))
+            expected = np.asarray(part.resize((4, 4), Image.Resampling.BICUBIC)).astype(int)
+            assert np.abs(small[plane].numpy().astype(int) - expected).max() <= 2  # levels: see test_folder.py
 
 
 @pytest.mark.parametrize("kind", ["npy", "tif", "png"])
