@@ -1,7 +1,7 @@
 """Parameter groups -> optimizer; and the only place that writes learning rates and weight decays."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.optim import Lars
@@ -109,8 +109,10 @@ def update(optimizer: Optimizer, skip: Tensor) -> None:
         if not skip:
             optimizer.step()
         return
-    optimizer.found_inf = skip  # type: ignore[attr-defined]  # as torch's own gradient scaler hands it over
+    gated: Any = optimizer
+    gated.found_inf = skip  # as torch's own gradient scaler hands it over
     optimizer.step()
+    del gated.found_inf  # of this step alone: no state of the optimizer's
 
 
 def clip(parameters: Iterable[nn.Parameter], config: ClipConfig | None) -> Tensor:

@@ -203,7 +203,7 @@ def surface(annotation: object, section: str = "recipe") -> dict[str, str]:
 
 SURFACE = {
     "recipe": "name seed data backbone method views optim train health run",
-    "data": "source path workers max_bad_fraction labels window",
+    "data": "source path workers max_bad_fraction labels window size",
     "backbone": "name pooling args",
     "method=simclr": "name temperature projector",
     "method=moco": "name temperature momentum queue projector symmetric norm_splits",
@@ -226,7 +226,7 @@ SURFACE = {
     "clip": "norm per",
     "train": "epochs batch_size micro_batch_size precision deterministic",
     "health": "stop",
-    "run": "dir checkpoint_every_steps keep log_every_steps",
+    "run": "dir checkpoint_every_steps keep log_every_steps timeout_seconds",
 }
 
 
