@@ -5,8 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate.commands.config.config_args import default_config_file
@@ -31,15 +32,30 @@ from ssl_cls.spec import Count, Natural, Positive, spec
 @spec
 class FewLabelPart:
     n_labels: tuple[Count, ...] = (100, 600)
-    draws: Count = 5
+    draws: Count | tuple[Count, ...] = 5  # of each n, or a number for each of them
+
+    def __post_init__(self) -> None:
+        _draws(self.n_labels, self.draws)
 
 
 @spec
 class FineTunePart:
-    n_labels: tuple[Count, ...] = (600,)
-    draws: Count = 1
+    n_labels: tuple[Count | Literal["all"], ...] = (600,)
+    draws: Count | tuple[Count, ...] = 1
     learning_rates: tuple[Positive, ...] = FineTune().learning_rates
     steps: Count = FineTune().steps
+    epochs: Positive | None = None  # on all labels, in place of steps; None: FineTune's own
+
+    def __post_init__(self) -> None:
+        _draws(self.n_labels, self.draws)
+
+
+def _draws(n_labels: tuple[Any, ...], draws: int | tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The draws of each n; of all labels there is one."""
+    counts = (draws,) * len(n_labels) if isinstance(draws, int) else draws
+    if len(counts) != len(n_labels):
+        raise ValueError(f"draws must be one number, or {len(n_labels)}: one for each of n_labels")
+    return [tuple(range(1 if n == "all" else count)) for n, count in zip(n_labels, counts, strict=True)]
 
 
 @spec
@@ -113,18 +129,34 @@ def launcher() -> list[str]:
     ]
 
 
+def evaluators(suite: Suite) -> tuple[list[Evaluator], list[Evaluator], list[Evaluator]]:
+    """On all labels; linear heads on few; fine-tuning."""
+    tune = suite.fine_tune
+    probes: list[Evaluator] = [KNN(), Linear()]
+    cells = zip(suite.few_label.n_labels, _draws(suite.few_label.n_labels, suite.few_label.draws), strict=True)
+    few: list[Evaluator] = [
+        FewLabel(n_labels=tuple(n for n, _ in alike), draws=draws)
+        for draws, alike in groupby(cells, key=lambda cell: cell[1])
+    ]
+    tuned: list[Evaluator] = [
+        FineTune(
+            n_labels=n,
+            draws=draws,
+            learning_rates=tune.learning_rates,
+            steps=tune.steps,
+            epochs=tune.epochs if n == "all" else None,
+        )
+        for n, draws in zip(tune.n_labels, _draws(tune.n_labels, tune.draws), strict=True)
+    ]
+    return probes, few, tuned
+
+
 def judgements(suite: Suite, runs: list[Pretraining]) -> list[Judgement]:
     """Every method's encoder, the random encoder of every backbone (which, fine-tuned, is scratch), and raw pixels.
 
     The supervised reference has seen all labels, so its few-label cells stay empty.
     """
-    tune = suite.fine_tune
-    probes: list[Evaluator] = [KNN(), Linear()]
-    few: list[Evaluator] = [FewLabel(n_labels=suite.few_label.n_labels, draws=tuple(range(suite.few_label.draws)))]
-    tuned: list[Evaluator] = [
-        FineTune(n_labels=n, draws=tuple(range(tune.draws)), learning_rates=tune.learning_rates, steps=tune.steps)
-        for n in tune.n_labels
-    ]
+    probes, few, tuned = evaluators(suite)
     asked: dict[Path, Judgement] = {
         suite.folder / "pixels": Judgement("pixels", runs[0].recipe.data, 0, suite.folder / "pixels", probes + few)
     }
