@@ -1,12 +1,15 @@
 """What an evaluator is, what it may know, and the row it answers with."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from eval.classifier import Trained
 from ssl_cls.data.source import Source
@@ -61,11 +64,39 @@ class EvalData:
 
 @dataclass(frozen=True)
 class Context:
+    """Where an evaluation runs. Ranks take whole jobs, so that numbers are those of one process, to the bit."""
+
     device: torch.device
     rank: int = 0
     num_ranks: int = 1
     seed: int = 0  # of heads and fine-tuning, not of the label draws, which are the same for every row and seed
     cache: Path = Path("runs/.features")
+
+    def share(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """What the jobs return, in their order, on every rank: rank r does jobs r, r + num_ranks and so on.
+
+        Every rank must call it with the same jobs. What they return travels between the processes: plain data and
+        small tensors on the CPU, no networks.
+        """
+        own = [job() for job in jobs[self.rank :: self.num_ranks]]
+        if self.num_ranks == 1:
+            return own
+        parts: list[list[T]] = [[] for _ in range(self.num_ranks)]
+        distributed.all_gather_object(parts, own, group=_patient())
+        return [parts[number % self.num_ranks][number // self.num_ranks] for number in range(len(jobs))]
+
+    def barrier(self) -> None:
+        """Wait for all ranks, however long a job of theirs takes."""
+        if self.num_ranks > 1:
+            distributed.barrier(group=_patient())
+
+
+@cache
+def _patient() -> distributed.ProcessGroup:
+    """All ranks, on the CPU; one may work for days while the others wait, where the usual group gives up in minutes."""
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=7))  # in milliseconds less than 2^31
+    assert isinstance(group, distributed.ProcessGroup)
+    return group
 
 
 @dataclass(frozen=True)
@@ -93,7 +124,7 @@ def stem(evaluator: str, n_labels: int | None, draw: int | None) -> str:
 
 
 class Evaluator(Protocol):
-    """A frozen spec is the evaluator."""
+    """A frozen spec is the evaluator. Every rank runs it; rank 0 gets the results, the others may get none."""
 
     @property
     def name(self) -> str: ...

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +18,10 @@ def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
 
     A draw is the first n of one fixed order of the data, which deals one image of every class in turn. So it
     is class-balanced to within one image and contains the same draw of a smaller n; a class that runs out is
-    passed over. Where images have several labels each, the order is that of their hashes.
+    passed over. Where images have several labels each, see `_deal`.
 
     Raises:
-        UserError: more labels asked for than there are, or fewer than two a class, since
-            settings are chosen by holding some of the n out.
+        UserError: more labels asked for than there are, or fewer than one a class.
     """
     known = torch.nonzero(labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1))[:, 0]
     if n > len(known):
@@ -30,21 +30,49 @@ def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
             "n_labels",
             f"label more images, or give at most {len(known)} in a suite's few_label and fine_tune",
         )
-    if n < 2 * num_classes:
+    if n < num_classes:
         raise UserError(
-            f"n_labels={n} is fewer than two for each of {num_classes} classes",
+            f"n_labels={n} is fewer than one for each of {num_classes} classes",
             "n_labels",
-            f"give at least {2 * num_classes} in a suite's few_label and fine_tune",
+            f"give at least {num_classes} in a suite's few_label and fine_tune",
         )
     chance = bits(DrawKey(number, _EPOCH), known, 0, 2)
     by_turn = chance[:, 0].argsort()
     if labels.ndim == 2:
-        return known[by_turn[:n]]
+        return known[by_turn[_deal(labels[known[by_turn]] > 0, n)]]
     turn = torch.empty_like(known)
     turn[by_turn] = ranks(labels[known[by_turn]])
     # Who is first within a turn is drawn apart: by the same number, large classes would tend to be.
     order = chance[:, 1].argsort()
     return known[order[turn[order].argsort(stable=True)]][:n]
+
+
+def bears_holding_out(n: int, num_classes: int) -> bool:
+    """Whether some of n labels can be held out to choose by: two a class, so that one is left to learn from."""
+    return n >= 2 * num_classes
+
+
+def _deal(has: Tensor, n: int) -> Tensor:
+    """The first n, int64 [n], of an order of images with several labels each: bool [N, K], shuffled.
+
+    The label that has been dealt least often so far gets the next image that has it, as in Sechidis et al. 2011
+    (algorithm 1), until none is left; having no label counts as one more. What is dealt does not depend on n.
+    """
+    table = torch.cat((has, ~has.any(1, keepdim=True)), 1).numpy()
+    waiting = [np.flatnonzero(column).tolist()[::-1] for column in table.T]
+    dealt, taken, order = np.zeros(len(waiting)), np.zeros(len(table), dtype=bool), list[int]()
+    while len(order) < n:
+        label = int(dealt.argmin())
+        while waiting[label] and taken[waiting[label][-1]]:
+            waiting[label].pop()
+        if not waiting[label]:
+            dealt[label] = np.inf
+            continue
+        image = waiting[label].pop()
+        taken[image] = True
+        dealt += table[image]
+        order.append(image)
+    return torch.tensor(order)
 
 
 def ranks(labels: Tensor) -> Tensor:
@@ -57,13 +85,15 @@ def ranks(labels: Tensor) -> Tensor:
 
 
 def folds(labels: Tensor, num_folds: int = 5) -> Tensor:
-    """A fold, 0..num_folds-1, of each drawn label, int64 [n]: every class is spread as evenly as it goes; images of
-    several labels each, float [n, K], go in turn.
+    """A fold, 0..num_folds-1, of each drawn label, int64 [n]: every class is spread as evenly as it goes. Of an image
+    with several labels, float [n, K], the one that fewest have counts as its class.
 
     Classes start at different folds: with few images a class the folds have like sizes all the same.
     """
     if labels.ndim == 2:
-        return torch.arange(len(labels)) % num_folds
+        has = labels > 0
+        rarity = torch.where(has, has.sum(0), len(labels) + 1)
+        labels = torch.where(has.any(1), rarity.argmin(1), labels.shape[1])
     return (ranks(labels) + labels) % num_folds
 
 

@@ -132,6 +132,7 @@ def _key(encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ..
 
 def _write(path: Path, encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ...] = OWN) -> None:
     """Every rank fills its rows of one partial file, which is checked and then given its name."""
+    context.barrier()
     num_batches = -(-len(source) // _BATCH)
     first, last = (num_batches * r // context.num_ranks for r in (context.rank, context.rank + 1))
     partial = path.with_name(f".{path.name}.{_shared_id(context)}")
@@ -145,7 +146,7 @@ def _write(path: Path, encoder: Encoder, source: Source, context: Context, cuts:
                 dim = _features(network, probe, cuts).shape[1]
             if context.rank == 0:
                 _memory_map(partial, "w+", len(source), dim)[:] = np.nan
-            _barrier(context)
+            context.barrier()
             start = first * _BATCH
             if first < last:
                 rows = _memory_map(partial, "r+", len(source), dim)
@@ -157,7 +158,7 @@ def _write(path: Path, encoder: Encoder, source: Source, context: Context, cuts:
             assert start == min(last * _BATCH, len(source)), "an image was left out, or taken twice"
     finally:
         network.train(training)
-    _barrier(context)
+    context.barrier()
     if context.rank == 0:
         filled = np.load(partial, mmap_mode="r", allow_pickle=False)
         wrong = [
@@ -173,16 +174,11 @@ def _write(path: Path, encoder: Encoder, source: Source, context: Context, cuts:
                 "the encoder has diverged: pretrain again",
             )
         partial.replace(path)
-    _barrier(context)
+    context.barrier()
 
 
 def _memory_map(path: Path, mode: str, n: int, dim: int) -> Any:
     return np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=(n, dim))
-
-
-def _barrier(context: Context) -> None:
-    if context.num_ranks > 1:
-        distributed.barrier()
 
 
 def _shared_id(context: Context) -> int:

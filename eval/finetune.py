@@ -3,48 +3,32 @@
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from eval.base import Context, Encoder, EvalData, Option, Result
-from eval.channels import seen_with
+from eval.cases import Case, Part, cases
 from eval.classifier import Classifier
-from eval.draws import Pool, folds, label_draw, pool_labels
+from eval.draws import bears_holding_out
 from eval.features import batches
 from eval.inference import Inference, logits, trained
-from eval.losses import PROBABILITIES, loss
-from eval.metrics import accuracy, classification
+from eval.losses import PROBABILITIES, Loss, loss, loss_for
 from eval.strategies import Strategy, choose, ridge_accuracy
+from eval.tasks import task_of
 from eval.training import Course, Training, looks, train
-from ssl_cls.data.source import Source, Subset, all_labels
-from ssl_cls.rng import DrawKey, bits
+from ssl_cls.data.source import Source, all_labels
+from ssl_cls.errors import UserError
 from ssl_cls.spec import Count, Natural, Positive, spec
 
 log = logging.getLogger(__name__)
 
 _EPOCHS = 10.0  # on all labels, where nothing else is said
+_FIXED_RATE = 1e-3  # where several are asked for and no label can be held out to choose by
 _AUTO_FOLDS = 2  # of five, that `auto` holds out in turn: each costs it nine trainings
-
-
-class Part(NamedTuple):
-    """Labels to train on, and labels held out of that to choose by."""
-
-    kept: Source
-    held: Source
-
-
-class Case(NamedTuple):
-    """One encoder on one draw of labels."""
-
-    encoder: Encoder
-    data: EvalData
-    device: torch.device
-    seed: int
-    labelled: Source  # all images of the draw
-    parts: list[Part]  # of them
-    chosen_on: str
 
 
 class Try(NamedTuple):
@@ -55,6 +39,7 @@ class Try(NamedTuple):
     loss: float  # held out, mean over images
     top1: float  # percent, likewise
     course: Course
+    on_test: float  # top-1 of the first part's model: for `optimism`, nothing chooses by it
 
 
 @spec
@@ -62,9 +47,10 @@ class FineTune(Training):
     """A fresh head and what `strategy` says of the network, trained on exactly n labels.
 
     A class-balanced fifth of the n labels chooses the learning rate, by the loss without smoothing; then all n are
-    trained on, for as many steps. With all labels, `val` is what chooses. Every encoder gets the same search. The
-    result is a function of (encoder, data, seed, draw), the same on every rank. Raw pixels have nothing to train: no
-    result, and a line in the log.
+    trained on, for as many steps. With all labels, `val` is what chooses. With fewer than two labels a class none can
+    be held out: of several learning rates it is then 1e-3, fixed. Every encoder gets the same search. The result is a
+    function of (encoder, data, seed, draw); ranks share the draws and the settings tried. Raw pixels have nothing to
+    train: no result, and a line in the log.
 
     head   feature extraction: the network stays as it is, batch-norm statistics too
     top    its last `top_blocks` as well
@@ -96,60 +82,63 @@ class FineTune(Training):
             UserError: the data has too few labels, or n_labels is too few for the classes.
         """
         if next(encoder.network.parameters(), None) is None:
-            log.warning("%s: %s has no weights to fine-tune", self.name, encoder.provenance.run)
+            if not context.rank:
+                log.warning("%s: %s has no weights to fine-tune", self.name, encoder.provenance.run)
             return []
-        return [
-            self._judge(case, draw, keep=draw == self.draws[0])
-            for draw, case in zip(self.draws, self._cases(encoder, data, context), strict=True)
+        settings = self._settings(data)
+        num_parts = _AUTO_FOLDS if self.strategy == "auto" else 1
+        given = cases(encoder, data, context, self.n_labels, self.draws, num_parts)
+        tried = context.share([partial(self._try, case, *setting) for case in given for setting in settings])
+        finished: list[Classifier] = []
+        jobs = [
+            partial(self._finish, case, tried[number * len(settings) :][: len(settings)], finished)
+            for number, case in enumerate(given)
         ]
+        results = context.share(jobs)
+        if context.rank:
+            return []
+        model = trained(finished[0], encoder, data, PROBABILITIES.get(loss_for(self.loss, all_labels(data.test))))
+        return [replace(results[0], classifier=model), *results[1:]]  # the first draw's, which the first rank finished
 
-    def _cases(self, encoder: Encoder, data: EvalData, context: Context) -> list[Case]:
-        pool = seen_with(Pool(f"{data.name}/pool", data.train, data.val), encoder.channels)
-        if self.n_labels == "all":
-            drawn: list[Source] = [pool]
-        else:
-            labels = pool_labels(data.train, data.val)
-            members = [label_draw(labels, data.num_classes, self.n_labels, draw) for draw in self.draws]
-            drawn = [Subset(pool, own, f"{data.name}/drawn") for own in members]
-        cases = []
-        for draw, labelled in zip(self.draws, drawn, strict=True):
-            seed = int(bits(DrawKey(context.seed, draw), torch.zeros(1, dtype=torch.int64), 0, 1))
-            if self.n_labels == "all":
-                parts, chosen_on = [Part(data.train, data.val)], "val"
-            else:
-                fold, chosen_on = folds(all_labels(labelled)), "holdout"
-                held_out = range(_AUTO_FOLDS if self.strategy == "auto" else 1)
-                parts = [Part(*(_members(labelled, one) for one in (fold != k, fold == k))) for k in held_out]
-            cases.append(Case(encoder, data, context.device, seed, labelled, parts, chosen_on))
-        return cases
-
-    def _judge(self, case: Case, draw: int, keep: bool) -> Result:
-        """The row of one draw; `keep`: with its classifier."""
-        test, few = case.data.test, self.n_labels != "all"
+    def _settings(self, data: EvalData) -> list[tuple[Strategy, float]]:
+        """What is tried on held-out labels: nothing where there is no choice, or no label to hold out."""
         candidates: list[Strategy] = ["head", "top", "all"] if self.strategy == "auto" else [self.strategy]
+        if self.strategy == "auto" and all_labels(data.test).ndim == 2:
+            what = "auto compares accuracies, and these images have several labels each"
+            raise UserError(what, "finetune.strategy", "give head, top or all")
+        if self.n_labels != "all" and not bears_holding_out(self.n_labels, data.num_classes):
+            if self.strategy == "auto" or looks(self):
+                what = f"{self.n_labels} labels of {data.num_classes} classes leave none to hold out and choose by"
+                fix = f"give {2 * data.num_classes} labels, or a plain strategy without patience and plateau"
+                raise UserError(what, "finetune.n_labels", fix)
+            return []
         settings = [(strategy, rate) for strategy in candidates for rate in self.learning_rates]
-        tries, optimism, said = [Try(*settings[0], math.inf, 0.0, Course())], [], dict[str, str]()
-        searched = len(settings) > 1 or looks(self)
-        if searched:
-            tries = []
-            for strategy, rate in settings:
-                one, model = self._try(case, strategy, rate)
-                tries.append(one)
-                on_test = self._scores(logits(model, case.encoder, test, case.device, self.inference), test)
-                optimism.append(self._entry(one, len(case.parts[0].kept), on_test))
-        chosen = min(tries, key=lambda one: one.loss)
-        if self.strategy == "auto":
+        return settings if len(settings) > 1 or looks(self) else []
+
+    def _finish(self, case: Case, tries: list[Try], finished: list[Classifier]) -> Result:
+        """The row of one draw; the first model goes to `finished`."""
+        test, few, said = case.data.test, self.n_labels != "all", dict[str, str]()
+        optimism = [self._entry(one, len(case.parts[0].kept), one.on_test) for one in tries]
+        if not tries:
+            assert self.strategy != "auto"
+            rates = self.learning_rates
+            rate = rates[0] if len(rates) == 1 else _FIXED_RATE
+            chosen = Try(self.strategy, rate, math.inf, 0.0, Course(), 0.0)
+        elif self.strategy == "auto":
             chosen, said = self._auto(case, tries)
+        else:
+            chosen = min(tries, key=lambda one: one.loss)
 
         model, _ = self._train(case, case.labelled, chosen.strategy, chosen.rate, course=chosen.course)
+        if not finished:
+            finished.append(model)
         answers = logits(model, case.encoder, test, case.device, self.inference)
         metrics = self._scores(answers, test)
-        means = PROBABILITIES.get(self.loss)
         return Result(
             evaluator=self.name,
             settings={
                 "learning_rate": chosen.rate,
-                "learning_rates": list(self.learning_rates),
+                "learning_rates": list(self.learning_rates) if tries else [chosen.rate],
                 "steps": self.num_steps(len(case.labelled)),
                 "batch_size": self.batch_size,
                 **said,
@@ -159,11 +148,10 @@ class FineTune(Training):
             n_train=len(case.labelled),
             n_test=len(test),
             predictions=answers.argmax(1),
-            chosen_on=case.chosen_on if searched else "fixed",
+            chosen_on=case.chosen_on if tries else "fixed",
             n_labels=len(case.labelled) if few else None,
-            draw=draw if few else None,
-            optimism=[*optimism, self._entry(chosen, len(case.labelled), metrics)],
-            classifier=trained(model, case.encoder, case.data, means) if keep else None,
+            draw=case.draw if few else None,
+            optimism=[*optimism, self._entry(chosen, len(case.labelled), metrics["top1"])],
         )
 
     def num_steps(self, num_images: int) -> int:
@@ -186,26 +174,28 @@ class FineTune(Training):
         steps = self.num_steps(len(source))
         return train(self, *fixed, steps, self.batch_size, case.seed, case.device, held_loss=held_loss, course=course)
 
-    def _try(self, case: Case, strategy: Strategy, rate: float) -> tuple[Try, Classifier]:
-        """Also the model of the first part, which finds the course where one is looked for."""
+    def _try(self, case: Case, strategy: Strategy, rate: float) -> Try:
+        """The first part's training finds the course, where one is looked for."""
         models: list[Classifier] = []
         total, right, course = 0.0, 0.0, None
         for part in case.parts:
             labels = all_labels(part.held)
+            name = loss_for(self.loss, labels)
 
-            def held_loss(model: Classifier, part: Part = part, labels: Tensor = labels) -> float:
-                return float(loss(self.loss, logits(model, case.encoder, part.held, case.device), labels))
+            def held_loss(model: Classifier, part: Part = part, labels: Tensor = labels, name: Loss = name) -> float:
+                return float(loss(name, logits(model, case.encoder, part.held, case.device), labels))
 
             look = None if models else held_loss
             model, found = self._train(case, part.kept, strategy, rate, look, course)
             course = course or found
             answers = logits(model, case.encoder, part.held, case.device, self.inference)
-            total += float(loss(self.loss, answers, labels)) * len(labels)
-            right += accuracy(answers, labels)["top1"] * len(labels)
+            total += float(loss(name, answers, labels)) * len(labels)
+            right += self._scores(answers, part.held)["top1"] * len(labels)
             models.append(model)
         assert course is not None
-        count = _num_held(case)
-        return Try(strategy, rate, total / count, right / count, course), models[0]
+        test, count = case.data.test, case.num_held
+        on_test = self._scores(logits(models[0], case.encoder, test, case.device, self.inference), test)["top1"]
+        return Try(strategy, rate, total / count, right / count, course, on_test)
 
     def _auto(self, case: Case, tries: list[Try]) -> tuple[Try, dict[str, str]]:
         """The chosen strategy at its best rate, and what the row says about it."""
@@ -214,27 +204,22 @@ class FineTune(Training):
         ridge = 0.0
         for part in case.parts:
             (x, y), (held, held_y) = ((_features(case, source), all_labels(source)) for source in part)
-            ridge += ridge_accuracy(x, y, held, held_y) * len(held) / _num_held(case)
-        choice = choose(len(case.labelled) / case.data.num_classes, ridge, scores, _num_held(case))
+            ridge += ridge_accuracy(x, y, held, held_y) * len(held) / case.num_held
+        choice = choose(len(case.labelled) / case.data.num_classes, ridge, scores, case.num_held)
         log.warning("%s: %s: %s: %s", self.name, case.encoder.provenance.run, choice.strategy, choice.why)
         return best[choice.strategy], choice._asdict()
 
     def _scores(self, answers: Tensor, source: Source) -> dict[str, float]:
-        """Cross-entropy only of a loss whose logits mean softmax probabilities."""
-        judged = classification if PROBABILITIES.get(self.loss) == "softmax" else accuracy
-        return judged(answers, all_labels(source))
+        """Those of the other evaluators; cross-entropy and calibration only of logits that mean probabilities."""
+        labels = all_labels(source)
+        name = loss_for(self.loss, labels)
+        if PROBABILITIES.get(name) == ("softmax" if labels.ndim == 1 else "sigmoid"):
+            return task_of(labels).judge(answers, labels)
+        return task_of(labels).judge_shares(answers, labels)
 
-    def _entry(self, one: Try, n: int, metrics: dict[str, float]) -> dict[str, Any]:
+    def _entry(self, one: Try, n: int, top1: float) -> dict[str, Any]:
         strategy = {"strategy": one.strategy} if self.strategy == "auto" else {}
-        return {"settings": {"learning_rate": one.rate, "n_labels": n, **strategy}, "top1": metrics["top1"]}
-
-
-def _members(source: Source, chosen: Tensor) -> Source:
-    return Subset(source, torch.nonzero(chosen)[:, 0], source.name)
-
-
-def _num_held(case: Case) -> int:
-    return sum(len(part.held) for part in case.parts)
+        return {"settings": {"learning_rate": one.rate, "n_labels": n, **strategy}, "top1": top1}
 
 
 @torch.inference_mode()

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from eval import classifier
 from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
-from eval.features import extract
 from eval.metrics import by_class
 from eval.whole import whole
 from ssl_cls.data.source import all_labels
@@ -27,7 +26,10 @@ def judge(
     say: Callable[[str], None] = lambda text: None,
     again: bool = False,
 ) -> list[dict[str, Any]]:
-    """The rows of these evaluations, made where encoder.out/results.jsonl lacks them. For one process.
+    """The rows of these evaluations, made where encoder.out/results.jsonl lacks them.
+
+    Of several ranks every one must call it; they share the work, the first keeps what comes of it, and the others
+    return no rows that were not there.
 
     A row is there already if evaluator, its whole specification, weights, data and seed are the same. A new
     one takes the place of a row of the same evaluator, number of labels and draw. Files are rewritten whole
@@ -35,6 +37,7 @@ def judge(
     eval/, to classifier/. `again`: rows that are there are made again, and with them their classifiers.
     """
     kept = _read_rows(encoder.out / "results.jsonl")
+    context.barrier()  # all have read what is known before anybody writes
     answer = []
     for evaluator in evaluators:
         identity = {
@@ -50,6 +53,8 @@ def judge(
             continue
         begun = time.perf_counter()
         results = evaluator.run(encoder, data, context)
+        if context.rank:
+            continue
         seconds = (time.perf_counter() - begun) / max(1, len(results))
         made = [{**row(encoder, data, context, result), "spec": identity["spec"]} for result in results]
         new = {_place(one) for one in made}
@@ -66,12 +71,6 @@ def judge(
                 say(f"  to use it: {folder}" + ("" if plain else ", by ssl_cls alone: timm pools otherwise"))
         answer += made
     return answer
-
-
-def extract_all(encoder: Encoder, data: EvalData, context: Context) -> None:
-    """Fill the feature cache for all splits; with several ranks, every rank must call it."""
-    for source in (data.train, data.val, data.test):
-        extract(encoder, source, context)
 
 
 def _stem(result: Result) -> str:

@@ -30,7 +30,7 @@ class Linear:
     weight_decay: tuple[Positive, ...] = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
-        return [_probe(self.name, self.weight_decay, OWN, encoder, data, context)]
+        return _probe(self.name, self.weight_decay, OWN, encoder, data, context)
 
 
 @spec
@@ -55,7 +55,7 @@ class LinearLayers:
             UserError: the architecture has none of these layers and poolings.
         """
         cuts = available(encoder, self.layers, self.poolings)
-        return [_probe(self.name, self.weight_decay, cuts, encoder, data, context)]
+        return _probe(self.name, self.weight_decay, cuts, encoder, data, context)
 
 
 def _probe(
@@ -65,11 +65,13 @@ def _probe(
     encoder: Encoder,
     data: EvalData,
     context: Context,
-) -> Result:
+) -> list[Result]:
     """The best of every cut with every weight decay; those of one cut are fitted together."""
     train, val, test = (
         extract(encoder, source, context, cuts).to(context.device) for source in (data.train, data.val, data.test)
     )
+    if context.rank:
+        return []  # one job: the whole sweep is one batch of problems
     y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
     everything, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
     decay, sweep = torch.tensor(weight_decay), range(len(weight_decay))
@@ -96,17 +98,19 @@ def _probe(
         return {"weight_decay": weight_decay[s], **place}
 
     chosen = fitted[best_cut]
-    return Result(
-        evaluator=name,
-        settings=setting(best_cut, best),
-        metrics=on_test[best_cut, best],
-        n_train=len(everything),
-        n_test=len(test),
-        predictions=chosen.logits(test[:, columns[best_cut]], best).argmax(1).cpu(),
-        chosen_on="val",
-        optimism=[{"settings": setting(*tried), "top1": metrics["top1"]} for tried, metrics in on_test.items()],
-        classifier=_classifier(chosen, best, encoder, data, context.device) if cuts[best_cut] == Cut() else None,
-    )
+    return [
+        Result(
+            evaluator=name,
+            settings=setting(best_cut, best),
+            metrics=on_test[best_cut, best],
+            n_train=len(everything),
+            n_test=len(test),
+            predictions=chosen.logits(test[:, columns[best_cut]], best).argmax(1).cpu(),
+            chosen_on="val",
+            optimism=[{"settings": setting(*tried), "top1": metrics["top1"]} for tried, metrics in on_test.items()],
+            classifier=_classifier(chosen, best, encoder, data, context.device) if cuts[best_cut] == Cut() else None,
+        )
+    ]
 
 
 def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ...]) -> tuple[Cut, ...]:

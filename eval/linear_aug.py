@@ -34,8 +34,10 @@ class LinearAug:
     batch_norm: bool = False  # without scale and offset, before the head (He et al. 2022, A.1)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
-        probes = self.train(encoder, data, context)
         val, test = (extract(encoder, source, context).to(context.device) for source in (data.val, data.test))
+        if context.rank:
+            return []  # one job: all heads see the same features of each batch
+        probes = self.train(encoder, data, context)
         y_val, y_test = (all_labels(source).to(context.device) for source in (data.val, data.test))
         task = task_of(y_val)
         with torch.inference_mode():

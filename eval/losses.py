@@ -1,4 +1,4 @@
-"""Losses of a classifier, for targets that are classes or, mixed or smoothed, distributions over them."""
+"""Losses of a classifier, for targets that are classes, several labels or, mixed or smoothed, distributions."""
 
 from typing import Literal
 
@@ -6,12 +6,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssl_cls.errors import UserError
+
 Loss = Literal["ce", "bce", "mse", "hinge", "focal"]
 
 PROBABILITIES: dict[Loss, Literal["softmax", "sigmoid"]] = {"ce": "softmax", "focal": "softmax", "bce": "sigmoid"}
 """What makes probabilities of logits trained so; of the others' there are none: their logits are scores."""
 
 _GAMMA = 2.0  # Lin et al. 2017, 5.1
+
+
+def loss_for(asked: Loss | None, labels: Tensor) -> Loss:
+    """The loss of a training on int64 [N] labels, or float [N, K] ones, of which an image may have several.
+
+    Raises:
+        UserError: several labels an image, and a loss that makes them compete.
+    """
+    if labels.ndim == 1:
+        return asked or "ce"
+    if asked not in (None, "bce", "mse"):
+        what = f"the loss {asked} is for one class an image, and these have several labels each"
+        raise UserError(what, "finetune.loss", "leave it out, or give bce or mse")
+    return asked or "bce"
 
 
 def loss(name: Loss, logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:

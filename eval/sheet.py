@@ -17,12 +17,14 @@ from ssl_cls.data.source import Source, all_labels
 def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
     """For each split, into eval/features: train.npy, float32 [N, D]; train_labels.npy, int64 [N] or float [N, K]; and
     train.parquet, where pyarrow is installed, else train.csv: a row an image, with its number in the split, its label
-    or labels, and, on test, the class that each evaluation so far has answered."""
+    or labels, and, on test, the class that each evaluation so far has answered. Every rank must call it."""
     folder = encoder.out / "features"
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
-        labels = all_labels(source)
-        for part, values in ((name, extract(encoder, source, context)), (f"{name}_labels", labels)):
+        features, labels = extract(encoder, source, context), all_labels(source)
+        if context.rank:
+            continue
+        for part, values in ((name, features), (f"{name}_labels", labels)):
             with whole(folder / f"{part}.npy") as path, path.open("wb") as file:
                 np.save(file, values.numpy())
         columns = {"image": list(range(len(source))), **_labels(source, labels)}

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, fields, replace
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate.commands.config.config_args import default_config_file
@@ -34,15 +35,30 @@ from ssl_cls.spec import Count, Natural, Positive, spec
 @spec
 class FewLabelPart:
     n_labels: tuple[Count, ...] = (100, 600)
-    draws: Count = 5
+    draws: Count | tuple[Count, ...] = 5  # of each n, or a number for each of them
+
+    def __post_init__(self) -> None:
+        _draws(self.n_labels, self.draws)
 
 
 @spec
 class FineTunePart:
-    n_labels: tuple[Count, ...] = (600,)
-    draws: Count = 1
+    n_labels: tuple[Count | Literal["all"], ...] = (600,)
+    draws: Count | tuple[Count, ...] = 1
     learning_rates: tuple[Positive, ...] = FineTune().learning_rates
     steps: Count = FineTune().steps
+    epochs: Positive | None = None  # on all labels, in place of steps; None: FineTune's own
+
+    def __post_init__(self) -> None:
+        _draws(self.n_labels, self.draws)
+
+
+def _draws(n_labels: tuple[Any, ...], draws: int | tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The draws of each n; of all labels there is one."""
+    counts = (draws,) * len(n_labels) if isinstance(draws, int) else draws
+    if len(counts) != len(n_labels):
+        raise ValueError(f"draws must be one number, or {len(n_labels)}: one for each of n_labels")
+    return [tuple(range(1 if n == "all" else count)) for n, count in zip(n_labels, counts, strict=True)]
 
 
 @spec
@@ -144,25 +160,41 @@ def launcher() -> list[str]:
     ]
 
 
+def evaluators(suite: Suite, judged: EvalData) -> tuple[list[Evaluator], list[Evaluator], list[Evaluator]]:
+    """On all labels; linear heads on few; fine-tuning, of images with one class each."""
+    tune = suite.fine_tune
+    few_labels: tuple[int, ...] = suite.few_label.n_labels
+    tuned_labels: tuple[int | Literal["all"], ...] = tune.n_labels
+    if suite.labels_per_class:
+        few_labels = fitting.label_counts(suite.labels_per_class, judged)
+        tuned_labels = few_labels[-1:]
+    probes: list[Evaluator] = [KNN(), Linear()]
+    cells = zip(few_labels, _draws(few_labels, suite.few_label.draws), strict=True)
+    few: list[Evaluator] = [
+        FewLabel(n_labels=tuple(n for n, _ in alike), draws=draws)
+        for draws, alike in groupby(cells, key=lambda cell: cell[1])
+    ]
+    tuned: list[Evaluator] = [
+        FineTune(
+            n_labels=n,
+            draws=draws,
+            learning_rates=tune.learning_rates,
+            steps=tune.steps,
+            epochs=tune.epochs if n == "all" else None,
+        )
+        for n, draws in zip(tuned_labels, _draws(tuned_labels, tune.draws), strict=True)
+        if all_labels(judged.train).ndim == 1
+    ]
+    return probes, few, tuned
+
+
 def judgements(suite: Suite, runs: list[Pretraining], judged: EvalData) -> list[Judgement]:
     """Every method's encoder, the random encoder of every backbone (which, fine-tuned, is scratch), and raw pixels.
 
     The supervised reference has seen all labels, so its few-label cells stay empty. Images of several labels each are
     judged by frozen features alone.
     """
-    tune, few_labels, tuned_labels = suite.fine_tune, suite.few_label.n_labels, suite.fine_tune.n_labels
-    if suite.labels_per_class:
-        few_labels = fitting.label_counts(suite.labels_per_class, judged)
-        tuned_labels = few_labels[-1:]
-    probes: list[Evaluator] = [KNN(), Linear()]
-    few: list[Evaluator] = []
-    if few_labels:
-        few.append(FewLabel(n_labels=few_labels, draws=tuple(range(suite.few_label.draws))))
-    tuned: list[Evaluator] = [
-        FineTune(n_labels=n, draws=tuple(range(tune.draws)), learning_rates=tune.learning_rates, steps=tune.steps)
-        for n in tuned_labels
-        if all_labels(judged.train).ndim == 1
-    ]
+    probes, few, tuned = evaluators(suite, judged)
     asked: dict[Path, Judgement] = {
         suite.folder / "pixels": Judgement("pixels", runs[0].recipe.data, 0, suite.folder / "pixels", probes + few)
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 from eval import mixing, strategies
 from eval.base import Encoder, Option
 from eval.classifier import Classifier
-from eval.losses import Loss, loss
+from eval.losses import Loss, loss, loss_for
 from eval.schedules import Schedule, has_stalled, learning_rate
 from eval.strategies import OptimizerName, Strategy
 from ssl_cls.augment.augment import Augment
@@ -33,7 +33,7 @@ _PATIENCE = 3  # looks without a better one, after which a plateau's rate drops
 class Training:
     """How a classifier is trained: as it stands, by AdamW, with warm-up and cosine, and label smoothing."""
 
-    loss: Option[Loss] = "ce"
+    loss: Option[Loss | None] = None  # ce, or bce where images have several labels
     label_smoothing: Option[Fraction] = 0.1
     optimizer: Option[OptimizerName] = "adamw"  # which the default learning_rates are for: give others with another
     weight_decay: Option[NonNegative] = 0.05
@@ -92,6 +92,7 @@ def train(
         needs_labels=True,
     )
     watch = _Watch(training, steps, held_loss, course)
+    loss_name = loss_for(training.loss, source.labels(torch.arange(1)))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # the head, drop-path and dropout
         example = torch.zeros(1, channels, size, size, device=device)
@@ -111,7 +112,7 @@ def train(
             images, target, smoothing = _shown(batch, training, num_classes, seed, step)
             logits = model(images.contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()
-            loss(training.loss, logits, target, smoothing).backward()  # type: ignore[no-untyped-call]
+            loss(loss_name, logits, target, smoothing).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if averaged is not None:
                 averaged.update(model)

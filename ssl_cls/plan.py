@@ -9,7 +9,7 @@ from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View, expand
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
-from ssl_cls.data.source import Source, labelled
+from ssl_cls.data.source import Source, all_labels, labelled
 from ssl_cls.data.stream import Stream
 from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method
@@ -97,6 +97,8 @@ def build_stream(
     recipe: Recipe, source: Source, planned: Plan, device: torch.device, rank: int, num_ranks: int, needs_labels: bool
 ) -> Stream:
     assert recipe.views is not None
+    if needs_labels and all_labels(source).ndim != 1:
+        raise UserError("this method learns one class an image, and these have several labels each", source.name)
     return Stream(
         source, Augment(recipe.views, source.mean, source.std), seed=recipe.seed, batch_size=recipe.train.batch_size,
         micro_batches=planned.micro_batches, rank=rank, num_ranks=num_ranks, device=device, workers=recipe.data.workers,

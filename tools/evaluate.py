@@ -7,7 +7,8 @@ config.json. Results go to eval/ in the run directory; what is already there is
 not done again. finetune and linear also leave classifiers to use, in classifier/ (see tools/predict.py). Data
 are those of the encoder's recipe, or of the first encoder that has one, unless data.source and data.path say
 otherwise. What an evaluator does is changed by its name, as in finetune.strategy=top or knn.k=[5,20]. Under
-accelerate launch the processes share the work of extracting features.
+accelerate launch the processes share the work (features; the draws and settings of fewlabel and finetune), and the
+numbers are those of one process.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from eval import encoders
     from eval.base import Context
     from eval.data import open_data, overridden, shown
-    from eval.judge import extract_all, judge
+    from eval.judge import judge
     from eval.overrides import evaluators
     from eval.sheet import write_features
     from ssl_cls import launch
@@ -68,13 +69,9 @@ def run(args: argparse.Namespace) -> None:
             accelerator.device, accelerator.process_index, accelerator.num_processes, encoder.provenance.seed
         )
         console.print(f"[bold]{encoder.provenance.run}[/bold] on {data.name}, results in {encoder.out}", soft_wrap=True)
-        if accelerator.num_processes > 1 and set(names) != {"finetune"}:
-            extract_all(encoder, data, context)  # the work that ranks share; the rest is the main process's
-        if accelerator.is_main_process:
-            alone = Context(accelerator.device, seed=context.seed)
-            rows += judge(encoder, data, asked, alone, say, args.again)
-            if "features" in names:
-                write_features(encoder, data, alone)  # last: their table has the answers of all evaluations
+        rows += judge(encoder, data, asked, context, say, args.again)
+        if "features" in names:
+            write_features(encoder, data, context)  # last: their table has the answers of all evaluations
     if rows:
         console.print(table(rows))
     accelerator.end_training()

@@ -82,8 +82,6 @@ class Stream:
                 source.name,
                 "put every image into the sub-folder of its class",
             )
-        if needs_labels and all_labels(source).ndim != 1:
-            raise UserError("this method learns one class an image, and these have several labels each", source.name)
         self.source, self.augment, self.device = source, augment, device
         self.needs_labels, self.max_bad_fraction = needs_labels, max_bad_fraction
         self.workers = _usual_workers() if workers == "auto" else workers

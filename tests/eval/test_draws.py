@@ -40,7 +40,7 @@ class Numbers:
 def test_draws_are_nested_and_balanced(number: int) -> None:
     large = label_draw(LABELS, 10, 603, number)
     assert len(set(large.tolist())) == 603
-    for n in (20, 100, 599, 603):
+    for n in (10, 20, 100, 599, 603):
         counts = torch.bincount(LABELS[label_draw(LABELS, 10, n, number)], minlength=10)
         assert label_draw(LABELS, 10, n, number).equal(large[:n])
         assert counts.min() == n // 10
@@ -79,6 +79,41 @@ def test_a_small_class_gives_all_it_has_and_the_others_fill_up() -> None:
     assert sorted(label_draw(labels, 2, 43, 0).tolist()) == list(range(43))
 
 
+def _several(n: int, seed: int) -> Tensor:
+    """Float [n, 4]: labels of very different frequency, and images with none."""
+    shares = torch.tensor([0.6, 0.3, 0.1, 0.03])
+    return (torch.rand(n, 4, generator=torch.Generator().manual_seed(seed)) < shares).float()
+
+
+def test_several_labels_an_image_are_drawn_nested_and_evenly() -> None:
+    labels = _several(3000, 0)
+    large = label_draw(labels, 4, 200, 1)
+    assert len(set(large.tolist())) == 200
+    for n in (10, 60, 199):
+        assert label_draw(labels, 4, n, 1).equal(large[:n])
+    counts, by_chance = labels[large].sum(0), labels[:200].sum(0)
+    assert counts.max() / counts.min() < 3 < by_chance.max() / by_chance.min()
+    assert not label_draw(labels, 4, 60, 2).equal(large[:60])
+    assert sorted(label_draw(labels[:100], 4, 100, 0).tolist()) == list(range(100))
+
+
+def test_with_one_label_an_image_its_draw_is_as_balanced_as_classes_are() -> None:
+    one_hot = torch.nn.functional.one_hot(LABELS, 10).float()
+    counts = one_hot[label_draw(one_hot, 10, 603, 0)].sum(0)
+    assert (counts.min(), counts.max()) == (60, 61)
+
+
+def test_folds_of_several_labels_have_the_rare_ones_everywhere() -> None:
+    labels = _several(3000, 0)
+    drawn = labels[label_draw(labels, 4, 100, 0)]
+    fold = folds(drawn)
+    assert torch.bincount(fold, minlength=5).sum() == 100
+    for k in range(5):
+        assert (drawn[fold == k].sum(0) > 0).all()
+    one_hot = torch.nn.functional.one_hot(torch.arange(50) % 5, 5).float()
+    assert folds(one_hot).equal(folds(torch.arange(50) % 5))  # no label has a fold to itself
+
+
 def test_unknown_labels_are_never_drawn() -> None:
     labels = LABELS.where(torch.arange(len(LABELS)) % 3 > 0, -1)
     assert (labels[label_draw(labels, 10, 600, 0)] >= 0).all()
@@ -89,7 +124,7 @@ def test_unknown_labels_are_never_drawn() -> None:
     [
         (LABELS[:99], 100, "99 labelled"),
         (LABELS.where(LABELS < 1, -1), 600, "labelled images"),
-        (LABELS, 19, "fewer than two"),
+        (LABELS, 9, "fewer than one"),
     ],
 )
 def test_impossible_draws_are_refused(labels: Tensor, n: int, says: str) -> None:

@@ -127,6 +127,15 @@ def test_labels_without_meaning_give_chance(tmp_path: Path, context: Context) ->
     assert all(r.settings["weight_decay"] == strongest for r in results)
 
 
+def test_one_label_a_class_is_judged_with_the_fixed_weight_decay(tmp_path: Path, context: Context) -> None:
+    results = FewLabel(n_labels=(CLASSES, 2 * CLASSES), draws=(0,)).run(_encoder(tmp_path), _data(), context)
+    assert [result.chosen_on for result in results] == ["fixed", "cv5"]
+    assert results[0].settings == {"weight_decay": 0.1}
+    assert results[0].metrics["top1"] > 100 / CLASSES
+    with pytest.raises(UserError, match="fewer than one"):
+        FewLabel(n_labels=(CLASSES - 1,)).run(_encoder(tmp_path), _data(), context)
+
+
 def test_more_labels_than_there_are_is_refused(tmp_path: Path, context: Context) -> None:
     with pytest.raises(UserError, match="500 labelled"):
         FewLabel(n_labels=(100, 600)).run(_encoder(tmp_path), _data(), context)

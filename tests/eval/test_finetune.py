@@ -159,6 +159,51 @@ def test_more_labels_than_there_are_is_refused(tmp_path: Path, context: Context)
         FineTune(n_labels=600).run(_encoder(_backbone(0), tmp_path), _data(), context)
 
 
+def test_one_label_a_class_leaves_nothing_to_choose_by(tmp_path: Path, context: Context) -> None:
+    encoder, brief = _encoder(_backbone(0), tmp_path), replace(QUICK, n_labels=CLASSES, steps=4)
+    (several,) = replace(brief, learning_rates=(1e-4, 1e-3, 1e-1)).run(encoder, _data(), context)
+    assert (several.chosen_on, several.settings["learning_rate"], several.n_train) == ("fixed", 1e-3, CLASSES)
+    assert len(several.optimism) == 1  # its own
+    (asked,) = brief.run(encoder, _data(), context)
+    assert asked.settings["learning_rate"] == 1e-2
+    for looking in ({"strategy": "auto"}, {"patience": 3}):
+        with pytest.raises(UserError, match="leave none to hold out"):
+            replace(brief, **looking).run(encoder, _data(), context)  # type: ignore[arg-type]
+
+
+def _several(split: str, n: int, seed: int) -> Arrays:
+    """A bright bar at each height whose label the image has: float [n, 3]."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(n, CLASSES, generator=generator) < 0.4).float()
+    images = torch.randint(0, 100, (n, 1, SIDE, SIDE), generator=generator)
+    for row in range(2):
+        images[:, 0, [2 + row, 6 + row, 10 + row]] += (130 * labels).long()[:, :, None]
+    return Arrays(f"bars/{split}", images.to(torch.uint8), labels, ["top", "middle", "bottom"], (0.3,), (0.2,))
+
+
+def test_several_labels_an_image_are_trained_by_bce_and_judged_by_map(tmp_path: Path, context: Context) -> None:
+    sizes = (("train", 90), ("val", 30), ("test", TEST))
+    data = EvalData("bars", *(_several(split, n, n) for split, n in sizes), CLASSES)
+    encoder = _encoder(_backbone(0), tmp_path)
+    evaluator = replace(QUICK, n_labels=60, learning_rates=(1e-6, 1e-2), mixup=0.1)
+    (result,) = evaluator.run(encoder, data, context)
+    truth = data.test.labels(torch.arange(TEST))
+    assert result.metrics["mAP"] > 100 * float(truth.mean()) + 30
+    assert {"top1", "macro_f1", "micro_f1", "cross_entropy"} <= set(result.metrics)
+    assert result.metrics["top1"] == pytest.approx(
+        100 * float(truth.gather(1, result.predictions[:, None]).mean()), abs=1e-4
+    )
+    assert result.settings["learning_rate"] == 1e-2
+    assert result.classifier is not None
+    assert result.classifier.probabilities == "sigmoid"
+    (other,) = replace(evaluator, loss="mse", steps=3).run(encoder, data, context)
+    assert "cross_entropy" not in other.metrics
+    with pytest.raises(UserError, match="several labels"):
+        replace(evaluator, loss="focal").run(encoder, data, context)
+    with pytest.raises(UserError, match="several labels"):
+        replace(evaluator, strategy="auto").run(encoder, data, context)
+
+
 def test_images_with_a_left_and_a_right_are_not_flipped() -> None:
     assert [view.flip for view in mild_views(28, 1)] == [0.0]
     assert mild_views(32, 3) == supervised(32, 3)
@@ -181,6 +226,7 @@ def test_images_with_a_left_and_a_right_are_not_flipped() -> None:
 def test_every_way_of_training_learns(changed: dict[str, Any], tmp_path: Path, context: Context) -> None:
     (result,) = replace(QUICK, **{"steps": 40, **changed}).run(_encoder(_backbone(0), tmp_path), _data(), context)
     assert result.metrics["top1"] > (55 if changed.get("strategy") == "head" else 75)
+    assert {"mean_per_class", "macro_f1"} <= set(result.metrics)
     assert ("cross_entropy" in result.metrics) == (changed.get("loss", "ce") in ("ce", "focal"))
     assert result.classifier is not None
     assert result.classifier.class_names == ["top", "middle", "bottom"]

@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from eval.fewlabel import FewLabel
+from eval.finetune import FineTune
+from eval.suite import Suite, evaluators
+from ssl_cls import config
+from ssl_cls.errors import UserError
+
 ROOT = Path(__file__).parents[2]
 RECIPE = """
 name: {name}
@@ -96,3 +102,19 @@ def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
     refused = suite(tmp_path, "--dry-run")
     assert refused.returncode == 2
     assert "two recipes" in refused.stderr
+
+
+def test_each_number_of_labels_has_its_draws(tmp_path: Path) -> None:
+    path = tmp_path / "suite.yaml"
+    text = "name: s\nrecipes: [a.yaml]\nfew_label: {n_labels: [10, 60, 6000], draws: [5, 5, 1]}\n"
+    path.write_text(text + "fine_tune: {n_labels: [10, all], draws: [5, 3], epochs: 2}\n")
+    probes, few, tuned = evaluators(config.load_spec(Suite, path))
+    assert [one.name for one in probes] == ["knn/v1", "linear/v1"]
+    assert few == [FewLabel(n_labels=(10, 60), draws=(0, 1, 2, 3, 4)), FewLabel(n_labels=(6000,), draws=(0,))]
+    assert tuned == [
+        FineTune(n_labels=10, draws=(0, 1, 2, 3, 4)), FineTune(n_labels="all", draws=(0,), epochs=2.0)
+    ]  # fmt: skip
+    path.write_text(text.replace("[5, 5, 1]", "[5, 5]"))
+    with pytest.raises(UserError, match="one for each of n_labels"):
+        config.load_spec(Suite, path)
+    config.load_spec(Suite, ROOT / "recipes" / "suites" / "label_efficiency.yaml")

@@ -265,10 +265,12 @@ def test_wrong_commands_are_one_screen_and_exit_2(
 
 @pytest.mark.dist
 def test_x17_two_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the same for each process, however many there are
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the same for each process, however many there are
     arguments = [
         "random:resnet_small", "--evaluators", "knn", "linear", "linear_layers", "linear_aug", "ridge", "fewlabel",
-        "features", "data.source=digits", "linear_aug.epochs=1", "fewlabel.n_labels=[40]", "fewlabel.draws=[0]",
+        "finetune", "features", "data.source=digits", "linear_aug.epochs=1", "fewlabel.n_labels=[40]",
+        "fewlabel.draws=[0,1,2]", "finetune.n_labels=40", "finetune.draws=[0,1,2]", "finetune.steps=2",
+        "finetune.learning_rates=[1e-3,1e-2]",
     ]  # fmt: skip
     launch = [
         "-m",
@@ -286,5 +288,8 @@ def test_x17_two_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatc
         done = _tool(arguments, tmp_path / name, launcher)
         assert done.returncode == 0, done.stderr
         out = tmp_path / name / "runs/random-resnet_small-seed0/eval"
-        found.append({name: content for name, content in _contents(out).items() if name != "timing.jsonl"})
+        found.append({name: content for name, content in _contents(out.parent).items() if "timing" not in name})
     assert found[0] == found[1]
+    assert any(name.startswith("classifier/finetune") for name in found[0])
+    rows = [json.loads(line) for line in found[0]["eval/results.jsonl"].decode().splitlines()]
+    assert sum(row["evaluator"] == "finetune/v1" for row in rows) == 3
