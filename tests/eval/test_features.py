@@ -84,7 +84,7 @@ def test_x17_ranks_share_without_gap_or_overlap(monkeypatch: pytest.MonkeyPatch,
             written.append(np.zeros(1))
             features._write(path, _encoder(network), source, replace(context, rank=1))
 
-    monkeypatch.setattr(features, "_barrier", barrier)
+    monkeypatch.setattr(Context, "barrier", barrier)
     path = tmp_path / "shared.npy"
     features._write(path, _encoder(network), source, Context(torch.device("cpu"), 0, 2, cache=tmp_path))
     alone = extract(_encoder(network), source, Context(torch.device("cpu"), cache=tmp_path / "alone"))

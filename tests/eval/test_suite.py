@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from eval.data import open_data
 from eval.fewlabel import FewLabel
 from eval.finetune import FineTune
 from eval.suite import Suite, evaluators
 from ssl_cls import config
+from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +110,7 @@ def test_each_number_of_labels_has_its_draws(tmp_path: Path) -> None:
     path = tmp_path / "suite.yaml"
     text = "name: s\nrecipes: [a.yaml]\nfew_label: {n_labels: [10, 60, 6000], draws: [5, 5, 1]}\n"
     path.write_text(text + "fine_tune: {n_labels: [10, all], draws: [5, 3], epochs: 2}\n")
-    probes, few, tuned = evaluators(config.load_spec(Suite, path))
+    probes, few, tuned = evaluators(config.load_spec(Suite, path), open_data(DataConfig("digits")))
     assert [one.name for one in probes] == ["knn/v1", "linear/v1"]
     assert few == [FewLabel(n_labels=(10, 60), draws=(0, 1, 2, 3, 4)), FewLabel(n_labels=(6000,), draws=(0,))]
     assert tuned == [
