@@ -63,7 +63,7 @@ def _cells(group: Group) -> tuple[list[str], list[list[str]]]:
 def _blocks(
     header: list[str], lines: list[list[str]], width: int, gap: int
 ) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """The table cut between columns, as many as fit beside the first; lines that would be empty are left out."""
+    """The table cut between columns, as many as fit beside the first; lines and tables that would be empty are left out."""
     widths = [max(_width(line[at]) for line in (header, *lines)) for at in range(len(header))]
     widths[0] = min(widths[0], width // 3)  # a longer name is folded
     at = 1
@@ -73,7 +73,8 @@ def _blocks(
             used += gap + widths[end]
             end += 1
         part = [[line[0], *line[at:end]] for line in lines if any(line[at:end])]
-        yield [header[0], *header[at:end]], part
+        if part:
+            yield [header[0], *header[at:end]], part
         at = end
 
 

@@ -1,6 +1,7 @@
 """The comparison on a terminal: it fits, and nothing is lost by fitting."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,13 @@ def test_differences_are_from_the_hardest_baseline(group: Group) -> None:
         assert any(f"− {hardest}" in line and title in line and wanted in line for line in text.splitlines()), (
             column.title
         )
+
+
+@pytest.mark.parametrize("width", [60, 80, 250])
+def test_a_table_of_baselines_alone_is_shown(group: Group, width: int) -> None:
+    """Where nothing was pretrained yet, columns of costs are empty: no table is made of them."""
+    baselines = [
+        line for line in group.lines if line.kind != "pretrained" and not any(filter(None, tables.costs(line)))
+    ]
+    text = shown(replace(group, lines=baselines, differences=[]), width)
+    assert "random" in text
