@@ -63,7 +63,7 @@ def _cells(group: Group) -> tuple[list[str], list[list[str]]]:
 def _blocks(
     header: list[str], lines: list[list[str]], width: int, gap: int
 ) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """The table cut between columns, as many as fit beside the first; lines and tables that would be empty are left out."""
+    """The table cut between columns, as many as fit beside the first; what would be empty is left out."""
     widths = [max(_width(line[at]) for line in (header, *lines)) for at in range(len(header))]
     widths[0] = min(widths[0], width // 3)  # a longer name is folded
     at = 1
