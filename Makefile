@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
-demo: install  ## pretrain, evaluate and compare on Fashion-MNIST: 10 to 15 minutes on two cores, seconds the second time
+demo: install  ## pretrain, evaluate and compare on Fashion-MNIST: seconds the second time
 	$(BIN)/python tools/suite.py recipes/suites/demo.yaml
 
 test: install  ## the default tests: no network, no marks
