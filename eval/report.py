@@ -4,20 +4,19 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
 from eval import canvas, checks, efficiency, origins, plots, published, tables, terminal
 from eval.checks import Checks
 from eval.compare import Group, compare
+from eval.pages import template
 from eval.published import Published
 from eval.record import Row
 from eval.section import section, series_of
 from ssl_cls.errors import UserError
 from ssl_cls.run import environment
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _BEST_SHOWN = 8  # published rows of a kind on a terminal; the report has all of them
 
 
@@ -86,18 +85,10 @@ def page(
     found: Sequence[Checks] | None = None,
     beside: dict[str, list[Published]] | None = None,
 ) -> str:
-    # every template is HTML, whatever its ending: nothing decides about escaping by file name
-    jinja = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     found = found or [Checks() for _ in groups]
     encoders = {key: rows for group in groups for key, rows in origins.encoders(group).items()}
     others = [row for rows in (beside or {}).values() for row in rows]
-    return jinja.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         title="Comparison: " + "; ".join(tables.title(group) for group in groups),
         groups=[section(group, one) for group, one in zip(groups, found, strict=True)],
         difference_header=tables.DIFFERENCE[3:],

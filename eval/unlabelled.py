@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 from rich.text import Text
@@ -25,6 +24,7 @@ from eval.base import Context, Encoder, EvalData
 from eval.features import extract
 from eval.gallery import Picture, Thumbnail
 from eval.neighbours import nearest
+from eval.pages import template
 from eval.whole import whole
 from ssl_cls import config
 from ssl_cls.data import catalog
@@ -32,7 +32,6 @@ from ssl_cls.data.files import Files
 from ssl_cls.data.source import Source
 from ssl_cls.run import environment
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _NUM_CLUSTERS, _CLUSTER_SHOWN = 12, 10
 _NUM_NEIGHBOURS = 9
 _TO_LABEL = 100  # images: what a person labels in an hour, and enough for a first test split
@@ -168,15 +167,8 @@ def _advice(to_label: Sequence[str], path: Path, command: Sequence[str]) -> list
 
 
 def _page(data: EvalData, found: Sequence[Found], advice: Sequence[str], command: Sequence[str]) -> str:
-    jinja = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     trained = [one for one in found if one.folder]
-    return jinja.get_template("unlabelled.html.j2").render(
+    return template("unlabelled.html.j2").render(
         title=f"{data.name}, without labels",
         name=data.name,
         num_images=len(data.train) + len(data.val) + len(data.test),

@@ -45,7 +45,9 @@ def test_copies_and_unreadable_files_of_a_folder_are_named(
     run = synthetic_run("simclr", "simclr", [{"evaluator": "knn/v1", "correct": [1, 1, 0, 1]}], dataset="pets")
     (run / "recipe.yaml").write_text(RECIPE.format(path=images))
     (found,) = checks.run(compare(collect([run])))
-    sentence = found.sentences[-1]
+    cat, dog, sentence = found.sentences
+    assert cat.startswith("class 'cat' has 7 labelled images, of which 2 are tested on")
+    assert dog.startswith("class 'dog' has 7 labelled images, of which 2 are tested on")
     assert "of 4 test images, 1 are pixel for pixel among the 8 of pets/train, and 0 more" in sentence
     assert len(found.bad) == 1
     assert "cat/9.png" in found.bad[0]
