@@ -163,11 +163,13 @@ class Backbone(nn.Module):
             x = x[:, self.prefix_tokens :]
             if pooling == "avg":
                 return x.mean(1)
-            side = math.isqrt(x.shape[1])
-            grid = self.grid if math.prod(self.grid) == x.shape[1] else (side, side)
+            root = math.isqrt(x.shape[1])
+            grid = self.grid if math.prod(self.grid) == x.shape[1] else (root, root)
             x = x.transpose(1, 2).reshape(len(x), -1, *grid)
         match = _GRID.fullmatch(pooling)
-        return F.adaptive_avg_pool2d(x, int(match.group(1)) if match else 1).flatten(1)
+        side = int(match.group(1)) if match else 1
+        # cells of one pixel are their own means, and torch's gradient of them is a tenth of a small network's step
+        return (x if x.shape[2:] == (side, side) else F.adaptive_avg_pool2d(x, side)).flatten(1)
 
     def tokens(
         self,

@@ -33,8 +33,8 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def bits(key: DrawKey, index: Tensor, view: int, slots: int) -> Tensor:
-    """64 random bits for each sample and slot: int64 [B, slots], for `index` int64 [B]."""
+def bits(key: DrawKey, index: Tensor, view: int | Tensor, slots: int) -> Tensor:
+    """64 random bits for each sample and slot: int64 [B, slots], for `index` int64 [B], `view` one or int64 [B]."""
     state = torch.zeros((), dtype=torch.int64, device=index.device)
     for part in (key.seed, key.epoch):
         state = _mix(state ^ _signed(part))
@@ -43,7 +43,7 @@ def bits(key: DrawKey, index: Tensor, view: int, slots: int) -> Tensor:
     return _mix(state[:, None] ^ torch.arange(slots, device=index.device))
 
 
-def uniform(key: DrawKey, index: Tensor, view: int, slots: int) -> Tensor:
+def uniform(key: DrawKey, index: Tensor, view: int | Tensor, slots: int) -> Tensor:
     """Uniform in [0, 1): float32 [B, slots], 24 random bits each. `view` keeps different uses of a sample apart."""
     return ((bits(key, index, view, slots) >> 40) & (2**24 - 1)).to(torch.float32) * 2.0**-24
 

@@ -41,7 +41,7 @@ class SmallResNet(nn.Module):
 
     def __init__(
         self,
-        channels: tuple[int, ...] = (16, 64, 128),
+        channels: tuple[int, ...] = (16, 32, 96),
         in_chans: int = 3,
         num_classes: int = 0,
         global_pool: str = "avg",
@@ -96,7 +96,7 @@ default_cfgs = generate_default_cfgs({"resnet_small.untrained": _CFG, "resnet18_
 
 @register_model  # type: ignore[untyped-decorator]
 def resnet_small(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """0.3 M parameters; 14 x 14, 7 x 7 and 4 x 4 maps from 28 pixels. `channels` sets widths and depth."""
+    """0.13 M parameters; 14 x 14, 7 x 7 and 4 x 4 maps from 28 pixels. `channels` sets widths and depth."""
     return build_model_with_cfg(SmallResNet, "resnet_small", pretrained, **kwargs)  # type: ignore[no-any-return]
 
 

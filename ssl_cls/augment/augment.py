@@ -23,6 +23,12 @@ class Augment:
         self.views = expand(views)
         self.mean, self.std = mean, std
         self.sizes = [_size(view) for view in self.views]
+        self._alike: list[tuple[View, list[int]]] = []  # neighbours with the same settings are made as one batch
+        for number, view in enumerate(self.views):
+            if self._alike and self._alike[-1][0] == view:
+                self._alike[-1][1].append(number)
+            else:
+                self._alike.append((view, [number]))
         self.interpolation = [view.interpolation for view in self.views]
 
     def boxes(self, key: DrawKey, index: Tensor, sizes: Tensor) -> list[Tensor]:
@@ -37,30 +43,40 @@ class Augment:
     @torch.no_grad()
     def from_pixels(self, pixels: Tensor, index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
         """uint8 [B, C, H, W] -> "global" and "local" views, float32 [B, C, s, s] each, where `pixels` are."""
-        index = index.cpu()  # draws are made there: the same on every device, and no synchronisation with it
-        sizes = torch.tensor(pixels.shape[2:]).expand(len(pixels), 2)
-        images = [
-            resample(pixels, geometry(view, key, index, number, sizes), size, view.interpolation)
-            for number, (view, size) in enumerate(zip(self.views, self.sizes, strict=True))
-        ]
-        return self._finish(images, index, key)
+        views: dict[str, list[Tensor]] = {"global": [], "local": []}
+        for view, numbers in self._alike:
+            many, number = _repeated(index, numbers)
+            sizes = torch.tensor(pixels.shape[2:]).expand(len(many), 2)
+            drawn = geometry(view, key, many, number, sizes)
+            images = resample(pixels.repeat(len(numbers), 1, 1, 1), drawn, _size(view), view.interpolation)
+            views[view.kind] += self._finished(images, view, key, many, number, len(numbers))
+        return views
 
     @torch.no_grad()
     def from_crops(self, crops: list[Tensor], index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
         """The same from what a source cut along `boxes`: one uint8 [B, C, s, s] a view."""
-        index = index.cpu()
-        images = []
-        for number, (view, size, crop) in enumerate(zip(self.views, self.sizes, crops, strict=True)):
-            drawn = geometry(view, key, index, number, torch.full((len(crop), 2), size))
-            images.append(_flipped(crop, drawn) if view.scale else resample(crop, drawn, size, view.interpolation))
-        return self._finish(images, index, key)
-
-    def _finish(self, images: list[Tensor], index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
         views: dict[str, list[Tensor]] = {"global": [], "local": []}
-        for number, (view, image) in enumerate(zip(self.views, images, strict=True)):
-            image = recolour(image, colour(view, key, index, number))
-            views[view.kind].append(normalise(image, self.mean, self.std))
+        for view, numbers in self._alike:
+            many, number = _repeated(index, numbers)
+            crop, size = torch.cat([crops[view_number] for view_number in numbers]), _size(view)
+            drawn = geometry(view, key, many, number, torch.full((len(crop), 2), size))
+            images = _flipped(crop, drawn) if view.scale else resample(crop, drawn, size, view.interpolation)
+            views[view.kind] += self._finished(images, view, key, many, number, len(numbers))
         return views
+
+    def _finished(
+        self, images: Tensor, view: View, key: DrawKey, index: Tensor, number: Tensor, count: int
+    ) -> tuple[Tensor, ...]:
+        images = recolour(images, colour(view, key, index, number))
+        return normalise(images, self.mean, self.std).chunk(count)
+
+
+def _repeated(index: Tensor, numbers: list[int]) -> tuple[Tensor, Tensor]:
+    """Sample and view number of every image of views that are made together: int64 [len(numbers) * B] each.
+
+    On the CPU: draws are made there, the same for every device, and without waiting for it.
+    """
+    return index.cpu().repeat(len(numbers)), torch.tensor(numbers).repeat_interleave(len(index))
 
 
 def _size(view: View) -> int:

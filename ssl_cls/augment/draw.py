@@ -43,8 +43,8 @@ class Colour(NamedTuple):
     solarize: Tensor  # bool [B]
 
 
-def geometry(view: View, key: DrawKey, index: Tensor, number: int, sizes: Tensor) -> Geometry:
-    """Of view `number`, for samples `index` (int64 [B]) of `sizes` (height, width; int64 [B, 2])."""
+def geometry(view: View, key: DrawKey, index: Tensor, number: int | Tensor, sizes: Tensor) -> Geometry:
+    """Of view `number` (one, or int64 [B]), for samples `index` (int64 [B]) of `sizes` (height, width; int64 [B, 2])."""
     u = uniform(key, index, number, _GEOMETRY_SLOTS).double()
     if view.scale is None:
         box = _shifted(view, u, sizes.double())
@@ -85,8 +85,8 @@ def _shifted(view: View, u: Tensor, sizes: Tensor) -> Tensor:
     return torch.cat((pixels * sizes / view.size, sizes), 1)
 
 
-def colour(view: View, key: DrawKey, index: Tensor, number: int) -> Colour:
-    """Of view `number`, for samples `index` (int64 [B])."""
+def colour(view: View, key: DrawKey, index: Tensor, number: int | Tensor) -> Colour:
+    """Of view `number` (one, or int64 [B]), for samples `index` (int64 [B])."""
     u = uniform(key, index, number, _COLOUR_SLOTS)
     strength = u.new_tensor((view.brightness, view.contrast, view.saturation, view.hue))
     neutral = u.new_tensor((1.0, 1.0, 1.0, 0.0))
