@@ -46,12 +46,8 @@ class FewLabel:
         def judge(n: int, draw: int, drawn: Tensor) -> Result:
             rows = [train[i] if i < len(train) else val[i - len(train)] for i in drawn.tolist()]
             features, own = torch.stack(rows).to(context.device), labels[drawn].to(context.device)
-            if bears_holding_out(n, data.num_classes):
-                losses, heads = cross_validate(features, own, data.num_classes)
-                best, chosen = int(losses.argmin()), {"folds": _FOLDS}
-            else:
-                heads = fit(features, own, num_classes=data.num_classes, weight_decay=torch.tensor(_WEIGHT_DECAYS))
-                best, chosen = _WEIGHT_DECAYS.index(_FIXED), {}
+            best, heads = chosen_head(features, own, data.num_classes)
+            chosen = {"folds": _FOLDS} if bears_holding_out(n, data.num_classes) else {}
             scored = [task_of(labels).judge(heads.logits(test, s), test_labels) for s in range(len(_WEIGHT_DECAYS))]
             return Result(
                 evaluator=self.name,
@@ -70,6 +66,15 @@ class FewLabel:
             )
 
         return context.share([partial(judge, *case, own) for case, own in zip(cases, members, strict=True)])
+
+
+def chosen_head(features: Tensor, labels: Tensor, num_classes: int) -> tuple[int, Heads]:
+    """Heads on all of float [n, D] features, a weight decay each, and which of them the labels choose."""
+    if bears_holding_out(len(labels), num_classes):
+        losses, heads = cross_validate(features, labels, num_classes)
+        return int(losses.argmin()), heads
+    decays = torch.tensor(_WEIGHT_DECAYS)
+    return _WEIGHT_DECAYS.index(_FIXED), fit(features, labels, num_classes=num_classes, weight_decay=decays)
 
 
 def cross_validate(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Heads]:
