@@ -97,11 +97,12 @@ def _train(
     then: str,
 ) -> Path:
     main, (planned, method, step, stream) = accelerator.is_main_process, parts
+    conditions = {**environment(), "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32"}
     saved = run.latest()
     done = parts.restore(saved)
     if main:
         run.rewind(done, int(saved.state["metrics_bytes"]) if saved else 0)
-        run.say(f"{'resuming at' if done else 'starting at'} step {done} of {planned.total_steps}; {environment()}")
+        run.say(f"{'resuming at' if done else 'starting at'} step {done} of {planned.total_steps}; {conditions}")
     del saved
 
     def save(step_done: int, needed: bool) -> None:
@@ -112,7 +113,7 @@ def _train(
             "step": step_done,
             "total_steps": planned.total_steps,
             "metrics_bytes": run.metrics_bytes(),
-            "environment": environment(),
+            "environment": conditions,
             "ranks": accelerator.num_processes,
         }
         optimizer = checkpoint.optimizer_tensors(step.optimizer, method)

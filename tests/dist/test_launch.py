@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ssl_cls import launch as launcher
+
 pytestmark = pytest.mark.dist
 
 PROGRAM = """
@@ -16,7 +18,7 @@ from ssl_cls.screen import guarded
 
 def main():
     accelerator = launch.start("auto")
-    print(f"rank {accelerator.process_index} of {accelerator.num_processes}, {torch.get_num_threads()} threads", flush=True)
+    print(f"rank {accelerator.process_index} of {accelerator.num_processes}, {torch.get_num_threads()} threads, {accelerator.mixed_precision}", flush=True)
     accelerator.end_training()
 
 guarded(main)
@@ -36,7 +38,7 @@ def launch(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 def test_one_process_under_a_bare_launcher_uses_every_core(tmp_path: Path) -> None:
     done = launch(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"rank 0 of 1, {CORES} threads" in done.stdout
+    assert f"rank 0 of 1, {CORES} threads, {'bf16' if launcher.has_bf16(on_cpu=True) else 'no'}\n" in done.stdout
 
 
 def test_two_processes_without_a_gpu_are_two_ranks_that_share_the_cores(tmp_path: Path) -> None:

@@ -80,6 +80,22 @@ def test_a_view_does_not_depend_on_the_rest_of_the_batch() -> None:
                 assert torch.equal(all_[part], some)
 
 
+def test_views_of_the_same_settings_differ_and_depend_on_their_number_alone() -> None:
+    """They are made together where they are neighbours, one by one where they are not."""
+    pixels, index = pictures(24, 3, 32, 32), torch.arange(24) + 7
+    other = View(**{**vars(EVERYTHING), "solarize": 0.7})
+
+    def made(*views: View) -> list[Tensor]:
+        return Augment(views, (0.5,) * 3, (0.25,) * 3).from_pixels(pixels, index, KEY)["global"]
+
+    twice = made(View(**{**vars(EVERYTHING), "count": 2}), EVERYTHING)
+    between = made(EVERYTHING, other, EVERYTHING)
+    assert torch.equal(twice[0], between[0])
+    assert torch.equal(twice[2], between[2])
+    assert not torch.equal(twice[0], twice[1])
+    assert not torch.equal(twice[1], twice[2])
+
+
 def test_crops_cut_by_a_source_give_the_views_of_pixels() -> None:
     """To a rounding of uint8, whatever kind of geometry the view has."""
     mean, std = (0.5,) * 3, (0.25,) * 3

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ssl_cls.data.sampler import batch_indices, steps_per_epoch
 from ssl_cls.data.stream import _Share
 from ssl_cls.errors import UserError
+from ssl_cls.rng import DrawKey, permute
 
 
 @given(st.integers(1, 200), st.data(), st.integers(0, 2**31))
@@ -58,6 +59,18 @@ def test_a_step_needs_no_other_step_and_no_memory_of_the_data() -> None:
     assert key.epoch == 0
     assert len(indices.unique()) == 1024
     assert indices.max() < n
+
+
+@pytest.mark.parametrize("batch_size", [1, 96, 4096, 2**15])
+def test_an_epoch_is_one_permutation_cut_into_batches(batch_size: int) -> None:
+    """Though it is computed in blocks, and in whatever order steps are asked for."""
+    n = 100_003
+    steps = n // batch_size
+    whole = permute(torch.arange(n), n, DrawKey(3, 1))
+    for number in (steps - 1, 0, steps // 2, 0):
+        key, indices = batch_indices(steps + number, n=n, batch_size=batch_size, seed=3)
+        assert key == DrawKey(3, 1)
+        assert torch.equal(indices, whole[number * batch_size : (number + 1) * batch_size])
 
 
 def test_a_batch_of_everything_is_one_step() -> None:
