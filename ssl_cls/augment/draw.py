@@ -44,7 +44,7 @@ class Colour(NamedTuple):
 
 
 def geometry(view: View, key: DrawKey, index: Tensor, number: int | Tensor, sizes: Tensor) -> Geometry:
-    """Of view `number` (one, or int64 [B]), for samples `index` (int64 [B]) of `sizes` (height, width; int64 [B, 2])."""
+    """Of view `number` (one, or int64 [B]), for samples `index` of `sizes` (height, width): int64 [B] and [B, 2]."""
     u = uniform(key, index, number, _GEOMETRY_SLOTS).double()
     if view.scale is None:
         box = _shifted(view, u, sizes.double())
