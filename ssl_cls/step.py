@@ -49,9 +49,11 @@ class Step:
         outputs = self._backward_as_one(batches, clock) if coupled else self._backward(batches, clock)
         optim.drop_frozen(self.optimizer, clock)
         norm = optim.clip(self.trained, self.recipe.optim.clip)
-        optim.update(self.optimizer, self.gate.judge(clock.step, [output.loss for output in outputs], norm, signal))
+        skip = self.gate.judge(clock.step, [output.loss for output in outputs], norm, signal)
+        optim.update(self.optimizer, skip)
         self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step(clock, [output.carry for output in outputs])
+        if not (self.gate.on_host and skip):  # a GPU is not waited for: its run ends a step later, before it saves
+            self.method.after_step(clock, [output.carry for output in outputs])
         self.taken += 1
         return outputs, lr, norm
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import campaign
 import pytest
 import torch
 from accelerate import Accelerator
@@ -108,6 +109,23 @@ def test_a_step_that_is_not_finite_moves_no_weight_and_closes_the_gate(  # R10
     assert any(not torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
     for after in seen[2:]:
         assert all(torch.equal(seen[1][name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize("method", campaign.METHODS)
+def test_a_step_that_is_not_finite_moves_no_teacher_queue_or_centre(method: str, tmp_path: Path) -> None:  # R10
+    recipe = config.load(campaign.write_recipe(tmp_path, method))
+    parts = assemble(config.resolved(recipe, 28, 1), digits(), Accelerator(cpu=True))
+    fine = parts.method.loss
+    seen = []
+    for number, batches in enumerate(parts.stream.batches(0, 3)):
+        if number == 2:
+            parts.method.loss = lambda *given: (made := fine(*given))._replace(loss=made.loss * float("nan"))  # type: ignore[method-assign]
+        parts.step(batches, parts.clock(number))
+        norms = ("running_mean", "running_var", "num_batches_tracked")
+        state = parts.method.state_dict().items()
+        seen.append({name: value.clone() for name, value in state if not name.endswith(norms)})
+    assert any(not torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+    assert [name for name in seen[1] if not torch.equal(seen[1][name], seen[2][name])] == []
 
 
 def test_the_gate_is_neutral_while_all_is_finite() -> None:
