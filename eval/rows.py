@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval import record
-from eval.base import stem
 from eval.record import Row
 from ssl_cls import config
 from ssl_cls.data import catalog
@@ -73,12 +72,8 @@ def export(rows: Sequence[Row], path: Path) -> None:
 
 def predictions(row: Row) -> NDArray[np.int64] | None:
     """What the encoder answered for each test image, int64 [n_test]; None where it was not kept."""
-    path = (
-        row.folder / "eval" / "predictions" / f"{stem(row.evaluator, row.n_labels, row.draw)}.npy"
-        if row.folder
-        else None
-    )
-    if path is None or not path.is_file():
+    path = row.kept("eval/predictions", ".npy")
+    if path is None:
         return None
     try:
         answers = np.load(path, allow_pickle=False)
@@ -96,7 +91,8 @@ def optimism(row: Row) -> list[float]:
     if path is None or not path.is_file():
         return []
     try:
-        scores = json.loads(path.read_text(encoding="utf-8")).get(stem(row.evaluator, row.n_labels, row.draw), [])
+        tried = json.loads(path.read_text(encoding="utf-8"))
+        scores = tried.get(row.stem) or tried.get(Path(row.stem).name, [])  # without the data set, as in Row.kept
         return [float(entry["top1"]) for entry in scores]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"malformed test scores: {error!r}", str(path), "evaluate again, or remove the file") from error

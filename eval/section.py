@@ -157,7 +157,7 @@ def _looks(group: Group, data: EvalData | None, missing: list[str]) -> list[Pict
     if data is None or not columns:
         return found
     for line in (line for line in group.lines if columns[-1] in line.rows):
-        kept = [path for row in line.rows[columns[-1]] if (path := looks.folder(row))]
+        kept = [path for row in line.rows[columns[-1]] if (path := row.kept("classifier"))]
         try:
             found += [looks.looks(line.label, path, data.test) for path in kept[:1]]
         except UserError as error:
