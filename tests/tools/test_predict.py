@@ -132,7 +132,7 @@ def test_the_folder_says_where_it_comes_from(run: Path) -> None:
     assert trained.crop == 1.0
     provenance = json.loads((run / "run" / TUNED / "provenance.json").read_text())
     assert (provenance["evaluator"], provenance["n_labels"], provenance["draw"]) == ("finetune/v1", 40, 0)
-    assert not (run / "run" / "classifier" / "finetune-v1-n40-d1").exists()  # one of several draws is enough
+    assert not (run / "run" / "classifier" / "digits" / "finetune-v1-n40-d1").exists()  # one of several draws is enough
 
 
 def test_the_answers_behind_a_row_are_those_of_its_classifier(run: Path) -> None:
