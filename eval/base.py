@@ -118,9 +118,14 @@ class Result:
     classifier: Trained | None = field(default=None, repr=False)  # to be used; written beside eval/
 
 
-def stem(evaluator: str, n_labels: int | None, draw: int | None) -> str:
-    """What the files of an evaluation are called: knn-v1, fewlabel-v1-n100-d0."""
-    return evaluator.replace("/", "-") + ("" if n_labels is None else f"-n{n_labels}-d{draw}")
+PLACE = ("dataset", "evaluator", "n_labels", "draw")
+"""The keys of a row that say which of a run's evaluations it is: a new one takes its place."""
+
+
+def stem(dataset: str, evaluator: str, n_labels: int | None, draw: int | None) -> str:
+    """What the files of an evaluation are called: digits/knn-v1, digits/fewlabel-v1-n100-d0."""
+    few = "" if n_labels is None else f"-n{n_labels}-d{draw}"
+    return f"{dataset.replace('/', '-')}/{evaluator.replace('/', '-')}{few}"
 
 
 class Evaluator(Protocol):

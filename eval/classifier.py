@@ -177,10 +177,11 @@ def _found(folder: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     inside = folder / "classifier" if (folder / "classifier").is_dir() else folder
-    found = sorted(path.parent for path in inside.glob("*/config.json") if not path.parent.name.startswith("."))
+    below = [path.parent for depth in ("*", "*/*") for path in inside.glob(f"{depth}/config.json")]
+    found = sorted(path for path in below if path.name != "encoder" and not path.name.startswith("."))
     if folder.is_dir() and len(found) > 1:
         raise UserError("several classifiers are here", str(folder), f"give one of {', '.join(map(str, found))}")
-    if not found or found[0].name == "encoder":
+    if not found:
         make = "make one: python tools/evaluate.py RUNDIR --evaluators finetune (or linear)"
         raise UserError("no classifier here", str(folder), make)
     return found[0]

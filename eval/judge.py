@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eval import classifier
-from eval.base import Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
+from eval.base import PLACE, Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
 from eval.metrics import by_class
 from eval.whole import whole
 from ssl_cls.data.source import all_labels
@@ -32,7 +31,7 @@ def judge(
     return no rows that were not there.
 
     A row is there already if evaluator, its whole specification, weights, data and seed are the same. A new
-    one takes the place of a row of the same evaluator, number of labels and draw. Files are rewritten whole
+    one takes the place of a row of the same data, evaluator, number of labels and draw. Files are rewritten whole
     and then renamed, the rows last, so that what the rows speak of is always there. Classifiers to use go beside
     eval/, to classifier/. `again`: rows that are there are made again, and with them their classifiers.
     """
@@ -58,27 +57,20 @@ def judge(
         seconds = (time.perf_counter() - begun) / max(1, len(results))
         made = [{**row(encoder, data, context, result), "spec": identity["spec"]} for result in results]
         new = {_place(one) for one in made}
-        for old in kept:
-            if _place(old) in new and old["dataset"] != data.name:
-                say(f"{evaluator.name}: replaces the row on {old['dataset']}")
         kept = [old for old in kept if _place(old) not in new] + made
-        _store(encoder.out, results, seconds, kept, all_labels(data.test), data.test.class_names)
+        _store(encoder.out, results, seconds, kept, data)
         say(f"{evaluator.name}: {seconds * len(results):.1f} s")
         for result, its_row in zip(results, made, strict=True):
             if result.classifier is not None:
-                folder = encoder.out.parent / "classifier" / _stem(result)
+                folder = encoder.out.parent / "classifier" / stem(*_place(its_row))
                 plain = classifier.save(result.classifier, folder, its_row)
                 say(f"  to use it: {folder}" + ("" if plain else ", by ssl_cls alone: timm pools otherwise"))
         answer += made
     return answer
 
 
-def _stem(result: Result) -> str:
-    return stem(result.evaluator, result.n_labels, result.draw)
-
-
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row.get("evaluator"), row.get("n_labels"), row.get("draw")
+    return tuple(row.get(key) for key in PLACE)
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -95,25 +87,20 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"malformed result rows: {error}", str(path), "remove the file and evaluate again") from error
 
 
-def _store(
-    out: Path,
-    results: list[Result],
-    seconds: float,
-    rows: list[dict[str, Any]],
-    labels: Tensor,
-    class_names: list[str] | None,
-) -> None:
-    for folder in ("predictions", "by_class"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    for result in results:
-        with whole(out / "predictions" / f"{_stem(result)}.npy") as path, path.open("wb") as file:
+def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str, Any]], data: EvalData) -> None:
+    labels, names = all_labels(data.test), data.test.class_names
+    stems = [stem(data.name, result.evaluator, result.n_labels, result.draw) for result in results]
+    for name, result in zip(stems, results, strict=True):
+        for folder in ("predictions", "by_class"):
+            (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with whole(out / "predictions" / f"{name}.npy") as path, path.open("wb") as file:
             np.save(file, result.predictions.to(torch.int64).cpu().numpy())
         if labels.ndim == 1:
-            with whole(out / "by_class" / f"{_stem(result)}.json") as path:
-                path.write_text(json.dumps(by_class(result.predictions.cpu(), labels, class_names), indent=1))
+            with whole(out / "by_class" / f"{name}.json") as path:
+                path.write_text(json.dumps(by_class(result.predictions.cpu(), labels, names), indent=1))
     path = out / "optimism.json"
     optimism = json.loads(path.read_text()) if path.exists() else {}
-    optimism.update({_stem(result): result.optimism for result in results})
+    optimism.update({name: result.optimism for name, result in zip(stems, results, strict=True)})
     with whole(path) as writing:
         writing.write_text(json.dumps(optimism, indent=1))
     with (out / "timing.jsonl").open("a") as timing:
@@ -121,6 +108,7 @@ def _store(
             timing.write(
                 json.dumps(
                     {
+                        "dataset": data.name,
                         "evaluator": result.evaluator,
                         "n_labels": result.n_labels,
                         "draw": result.draw,

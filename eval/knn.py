@@ -3,14 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from eval.base import Context, Encoder, EvalData, Option, Result
-from eval.features import extract
+from eval.frozen import Split, frozen
 from eval.neighbours import Metric, nearest, nearest_by_faiss
-from eval.tasks import task_of
-from ssl_cls.data.source import all_labels
 from ssl_cls.spec import Count, Positive, spec
 
 
@@ -31,52 +28,48 @@ class KNN:
     backend: Option[Literal["torch", "faiss"]] = "torch"
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
-        train, val, test = (
-            extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
-        )
-        if context.rank:
-            return []  # one job
-        y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
-        bank, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
-
+        given = frozen(encoder, data, context)
+        if given is None:
+            return []
+        train, val, both, test, task = given
         if self.choose == "val":
-            tried, truth = self._votes(train, y_train, val, data.num_classes), y_val
+            tried, judged = self._votes(train, val.x, data.num_classes), val
         else:
-            tried, truth = self._votes(bank, labels, bank, data.num_classes, leave_one_out=True), labels
-        scored = [(setting, task.judge_shares(votes, truth)[task.score]) for setting, votes in tried]
+            tried, judged = self._votes(both, both.x, data.num_classes, leave_one_out=True), both
+        scored = [(setting, task.judge_shares(votes, judged.y)[task.score]) for setting, votes in tried]
         chosen = max(scored, key=lambda one: one[1])[0]  # of equals the first: the smallest k, as they are
 
-        on_test = list(self._votes(bank, labels, test, data.num_classes))
+        on_test = list(self._votes(both, test.x, data.num_classes))
         votes = next(votes for setting, votes in on_test if setting == chosen)
         return [
             Result(
                 evaluator=self.name,
                 settings={**chosen, "temperature": self.temperature},
-                metrics=task.judge_shares(votes, y_test),
-                n_train=len(bank),
-                n_test=len(test),
+                metrics=task.judge_shares(votes, test.y),
+                n_train=len(both.y),
+                n_test=len(test.y),
                 predictions=votes.argmax(1).cpu(),
                 chosen_on=self.choose,
                 optimism=[
-                    {"settings": setting, "top1": task.judge_shares(each, y_test)["top1"]} for setting, each in on_test
+                    {"settings": setting, "top1": task.judge_shares(each, test.y)["top1"]} for setting, each in on_test
                 ],
             )
         ]
 
     def _votes(
-        self, bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, leave_one_out: bool = False
+        self, bank: Split, queries: Tensor, num_classes: int, leave_one_out: bool = False
     ) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """Every setting, and its votes [N, num_classes]: one search, with the largest k."""
-        sizes = sorted({min(k, len(bank) - leave_one_out) for k in self.k})
+        sizes = sorted({min(k, len(bank.y) - leave_one_out) for k in self.k})
         search = nearest if self.backend == "torch" else nearest_by_faiss
-        found = search(bank, queries, sizes[-1], self.metrics, leave_one_out=leave_one_out)
+        found = search(bank.x, queries, sizes[-1], self.metrics, leave_one_out=leave_one_out)
         for metric, (similarity, index) in zip(self.metrics, found, strict=True):
             for k in sizes:
                 setting: dict[str, Any] = {"k": k, "centred": metric == "centred"}
                 if metric == "euclidean":
                     setting["metric"] = metric
                 weights = (similarity[:, :k] / self.temperature).softmax(1)
-                yield setting, vote(weights, index[:, :k], labels, num_classes)
+                yield setting, vote(weights, index[:, :k], bank.y, num_classes)
 
 
 def vote(weights: Tensor, index: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from eval import heads
 from eval.base import Context, Encoder, EvalData, Result
 from eval.classifier import Classifier, Trained
-from eval.features import OWN, Cut, extract, widths
+from eval.features import OWN, Cut, widths
+from eval.frozen import frozen
 from eval.inference import trained
-from eval.tasks import task_of
 from ssl_cls.backbone import Backbone, BackboneConfig
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
@@ -67,31 +67,28 @@ def _probe(
     context: Context,
 ) -> list[Result]:
     """The best of every cut with every weight decay; those of one cut are fitted together."""
-    train, val, test = (
-        extract(encoder, source, context, cuts).to(context.device) for source in (data.train, data.val, data.test)
-    )
-    if context.rank:
-        return []  # one job: the whole sweep is one batch of problems
-    y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
-    everything, labels, task = torch.cat((train, val)), torch.cat((y_train, y_val)), task_of(y_train)
+    given = frozen(encoder, data, context, cuts)
+    if given is None:
+        return []
+    train, val, both, test, task = given
     decay, sweep = torch.tensor(weight_decay), range(len(weight_decay))
-    lengths = widths(encoder, cuts) if len(cuts) > 1 else [train.shape[1]]
+    lengths = widths(encoder, cuts) if len(cuts) > 1 else [train.x.shape[1]]
     columns = [slice(*ends) for ends in pairwise(torch.tensor([0, *lengths]).cumsum(0).tolist())]
 
     on_val: dict[tuple[int, int], float] = {}
     fitted = []
     for cut, own in enumerate(columns):
-        found = heads.fit(train[:, own], y_train, num_classes=data.num_classes, weight_decay=decay)
-        on_val |= {(cut, s): task.judge(found.logits(val[:, own], s), y_val)[task.score] for s in sweep}
+        found = heads.fit(train.x[:, own], train.y, num_classes=data.num_classes, weight_decay=decay)
+        on_val |= {(cut, s): task.judge(found.logits(val.x[:, own], s), val.y)[task.score] for s in sweep}
         fitted.append(found)
     best_cut, best = max(on_val, key=lambda setting: on_val[setting])
 
     on_test: dict[tuple[int, int], dict[str, float]] = {}
     for cut, own in enumerate(columns):
         fitted[cut] = heads.fit(
-            everything[:, own], labels, num_classes=data.num_classes, weight_decay=decay, start=fitted[cut]
+            both.x[:, own], both.y, num_classes=data.num_classes, weight_decay=decay, start=fitted[cut]
         )
-        on_test |= {(cut, s): task.judge(fitted[cut].logits(test[:, own], s), y_test) for s in sweep}
+        on_test |= {(cut, s): task.judge(fitted[cut].logits(test.x[:, own], s), test.y) for s in sweep}
 
     def setting(cut: int, s: int) -> dict[str, Any]:
         place = {"layer": cuts[cut].layer, "pooling": cuts[cut].pooling or "own"} if cuts != OWN else {}
@@ -103,9 +100,9 @@ def _probe(
             evaluator=name,
             settings=setting(best_cut, best),
             metrics=on_test[best_cut, best],
-            n_train=len(everything),
-            n_test=len(test),
-            predictions=chosen.logits(test[:, columns[best_cut]], best).argmax(1).cpu(),
+            n_train=len(both.y),
+            n_test=len(test.y),
+            predictions=chosen.logits(test.x[:, columns[best_cut]], best).argmax(1).cpu(),
             chosen_on="val",
             optimism=[{"settings": setting(*tried), "top1": metrics["top1"]} for tried, metrics in on_test.items()],
             classifier=_classifier(chosen, best, encoder, data, context.device) if cuts[best_cut] == Cut() else None,

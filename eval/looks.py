@@ -7,23 +7,15 @@ import torch
 from torch import Tensor
 
 from eval import classifier
-from eval.base import stem
 from eval.channels import seen_with
 from eval.classifier import Trained
 from eval.explain import heatmaps
 from eval.gallery import Picture, Thumbnail, class_name, uri
 from eval.predict import prepared
-from eval.record import Row
 from ssl_cls.augment.augment import centre_boxes, whole
 from ssl_cls.data.source import Source, all_labels
 
 _NUM_SHOWN = 7
-
-
-def folder(row: Row) -> Path | None:
-    """Where the classifier of an evaluation was written; None where it was not kept."""
-    path = row.folder / "classifier" / stem(row.evaluator, row.n_labels, row.draw) if row.folder else None
-    return path if path and path.is_dir() else None
 
 
 def looks(title: str, path: Path, test: Source) -> Picture:

@@ -48,9 +48,14 @@ def commands(group: Group) -> Iterator[str]:
         words = ["python", "tools/evaluate.py", spec(rows[0], group), "--evaluators", *evaluators]
         if method == "random":
             words += ["--seed", str(seed)]
-        elif not rows[0].images_seen and (data := data_config(group.dataset, folders(group))):
+        elif not _is_its_own(rows[0]) and (data := data_config(group.dataset, folders(group))):
             words += [f"data.source={data.source}", *([f"data.path={data.path}"] if data.path else [])]
         yield shlex.join(words)
+
+
+def _is_its_own(row: Row) -> bool:
+    """Whether an encoder was judged on the data that it was pretrained on: those that evaluation takes by itself."""
+    return bool(row.record["pretrain"].get("dataset") == f"{row.dataset}/train")
 
 
 def facts(rows: list[Row]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from eval.base import PLACE, stem
 from ssl_cls.errors import UserError
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -46,6 +47,19 @@ class Row:
     folder: Path | None  # the run directory; None: a committed row
     record: dict[str, Any] = field(repr=False)  # the line, without what committing adds
     best_on_test: float | None = None  # top-1 of the setting that is best on test; nothing reads it for choosing
+
+    @property
+    def stem(self) -> str:
+        return stem(*(getattr(self, key) for key in PLACE))
+
+    def kept(self, folder: str, suffix: str = "") -> Path | None:
+        """What is beside the row in `folder` of its run, eval/predictions say; None where there is nothing.
+
+        Before a run could be judged on several data sets their names were not in the paths.
+        """
+        names = (self.stem, Path(self.stem).name)
+        paths = (self.folder / folder / f"{name}{suffix}" for name in names if self.folder)
+        return next((path for path in paths if path.exists()), None)
 
 
 def read(path: Path, folder: Path | None = None, seconds: float | None = None) -> Iterator[Row]:

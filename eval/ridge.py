@@ -7,10 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eval.base import Context, Encoder, EvalData, Result
-from eval.features import extract
+from eval.frozen import frozen
 from eval.heads import Heads, moments
-from eval.tasks import task_of
-from ssl_cls.data.source import all_labels
 from ssl_cls.spec import Positive, spec
 
 
@@ -22,27 +20,23 @@ class Ridge:
     penalty: tuple[Positive, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
-        train, val, test = (
-            extract(encoder, source, context).to(context.device) for source in (data.train, data.val, data.test)
-        )
-        if context.rank:
-            return []  # one job
-        y_train, y_val, y_test = (all_labels(source).to(context.device) for source in (data.train, data.val, data.test))
-        task, sweep = task_of(y_train), range(len(self.penalty))
-
-        fitted = solve(train, _targets(y_train, data.num_classes), self.penalty)
-        best = max(sweep, key=lambda s: task.judge_shares(fitted.logits(val, s), y_val)[task.score])
-        everything, labels = torch.cat((train, val)), torch.cat((y_train, y_val))
-        fitted = solve(everything, _targets(labels, data.num_classes), self.penalty)
-        on_test = [task.judge_shares(fitted.logits(test, s), y_test) for s in sweep]
+        given = frozen(encoder, data, context)
+        if given is None:
+            return []
+        train, val, both, test, task = given
+        sweep = range(len(self.penalty))
+        fitted = solve(train.x, _targets(train.y, data.num_classes), self.penalty)
+        best = max(sweep, key=lambda s: task.judge_shares(fitted.logits(val.x, s), val.y)[task.score])
+        fitted = solve(both.x, _targets(both.y, data.num_classes), self.penalty)
+        on_test = [task.judge_shares(fitted.logits(test.x, s), test.y) for s in sweep]
         return [
             Result(
                 evaluator=self.name,
                 settings={"penalty": self.penalty[best]},
                 metrics=on_test[best],
-                n_train=len(everything),
-                n_test=len(test),
-                predictions=fitted.logits(test, best).argmax(1).cpu(),
+                n_train=len(both.y),
+                n_test=len(test.y),
+                predictions=fitted.logits(test.x, best).argmax(1).cpu(),
                 chosen_on="val",
                 optimism=[{"settings": {"penalty": self.penalty[s]}, "top1": on_test[s]["top1"]} for s in sweep],
             )

@@ -7,16 +7,16 @@ were classified correctly, as packed bits in base64; null where unknown) and, wh
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eval import record
-from eval.base import stem
 from eval.record import Row
 from ssl_cls import config
 from ssl_cls.data import catalog
@@ -24,6 +24,9 @@ from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.entries import ENTRIES
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
+from ssl_cls.health import Verdict
+
+T = TypeVar("T")
 
 
 def collect(sources: Sequence[Path]) -> list[Row]:
@@ -73,12 +76,8 @@ def export(rows: Sequence[Row], path: Path) -> None:
 
 def predictions(row: Row) -> NDArray[np.int64] | None:
     """What the encoder answered for each test image, int64 [n_test]; None where it was not kept."""
-    path = (
-        row.folder / "eval" / "predictions" / f"{stem(row.evaluator, row.n_labels, row.draw)}.npy"
-        if row.folder
-        else None
-    )
-    if path is None or not path.is_file():
+    path = row.kept("eval/predictions", ".npy")
+    if path is None:
         return None
     try:
         answers = np.load(path, allow_pickle=False)
@@ -96,7 +95,8 @@ def optimism(row: Row) -> list[float]:
     if path is None or not path.is_file():
         return []
     try:
-        scores = json.loads(path.read_text(encoding="utf-8")).get(stem(row.evaluator, row.n_labels, row.draw), [])
+        tried = json.loads(path.read_text(encoding="utf-8"))
+        scores = tried.get(row.stem) or tried.get(Path(row.stem).name, [])  # without the data set, as in Row.kept
         return [float(entry["top1"]) for entry in scores]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"malformed test scores: {error!r}", str(path), "evaluate again, or remove the file") from error
@@ -114,14 +114,23 @@ def data_config(dataset: str, runs: Sequence[Path]) -> DataConfig | None:
     return DataConfig(source=dataset) if dataset in ENTRIES else None
 
 
+def health(run: Path) -> Verdict | None:
+    """How pretraining went, as the run itself judged at its end; None where it does not say."""
+    return _provenance(run, "health", lambda said: Verdict(**said))
+
+
 def _seconds(run: Path) -> float | None:
+    return _provenance(run, "seconds", float)
+
+
+def _provenance(run: Path, key: str, read: Callable[[Any], T]) -> T | None:
     path = run / "encoder" / "provenance.json"
     if not path.is_file():
         return None
     try:
-        seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
-        return None if seconds is None else float(seconds)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = json.loads(path.read_text(encoding="utf-8")).get(key)
+        return None if said is None else read(said)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"malformed provenance: {error!r}", str(path), "pretrain again") from error
 
 

@@ -15,10 +15,11 @@ from eval.compare import Group
 from eval.data import open_data
 from eval.gallery import Picture
 from eval.lines import Column, Line
-from eval.rows import data_config
+from eval.rows import data_config, health
 from eval.verdict import notes, verdict
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
+from ssl_cls.health import Verdict
 
 _FIGURES = {
     "embedding_std": "spread of the embedding",
@@ -43,6 +44,7 @@ def section(group: Group, checks: Checks) -> dict[str, Any]:
         ],
         **_labels(group, series),
         "costs": [Markup(svg) for svg in _costs(group, series)],
+        "health": list(_health(trained)),
         "curves": [(title, Markup(svg)) for title, svg in _curves(trained, series, missing)],
         **_answers(group, data),
         "looks": _looks(group, data, missing),
@@ -157,7 +159,7 @@ def _looks(group: Group, data: EvalData | None, missing: list[str]) -> list[Pict
     if data is None or not columns:
         return found
     for line in (line for line in group.lines if columns[-1] in line.rows):
-        kept = [path for row in line.rows[columns[-1]] if (path := looks.folder(row))]
+        kept = [path for row in line.rows[columns[-1]] if (path := row.kept("classifier"))]
         try:
             found += [looks.looks(line.label, path, data.test) for path in kept[:1]]
         except UserError as error:
@@ -213,6 +215,13 @@ def _optimism(group: Group) -> list[tuple[str, list[str]]]:
         if any(gaps):
             table.append((line.label, [f"{sum(each) / len(each):+.2f}" if each else "" for each in gaps]))
     return table
+
+
+def _health(lines: Sequence[Line]) -> Iterator[tuple[str, Verdict]]:
+    """What each run said of itself at its end; nothing of those that are known by committed rows alone."""
+    for folder in dict.fromkeys(row.folder for line in lines for row in line.every_row if row.folder):
+        if verdict := health(folder):
+            yield folder.name, verdict
 
 
 def _curves(lines: Sequence[Line], series: dict[str, int], missing: list[str]) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from eval import record
 from eval.base import Context, Encoder, EvalData
 from eval.features import extract
+from eval.rows import predictions
 from eval.whole import whole
 from ssl_cls.data.source import Source, all_labels
 
@@ -29,7 +31,7 @@ def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
                 np.save(file, values.numpy())
         columns = {"image": list(range(len(source))), **_labels(source, labels)}
         if name == "test":
-            columns |= _answers(encoder.out / "predictions", len(source))
+            columns |= _answers(encoder.out, data.name)
         _write(folder / name, columns)
 
 
@@ -40,9 +42,10 @@ def _labels(source: Source, labels: Tensor) -> dict[str, list[Any]]:
     return {"label": labels.tolist(), "class": [names[label] for label in labels.tolist()]}
 
 
-def _answers(folder: Path, n: int) -> dict[str, list[Any]]:
-    found = {path.stem: np.load(path, allow_pickle=False) for path in sorted(folder.glob("[!.]*.npy"))}
-    return {stem: answers.tolist() for stem, answers in found.items() if len(answers) == n}
+def _answers(out: Path, dataset: str) -> dict[str, list[Any]]:
+    rows = record.read(out / "results.jsonl", out.parent) if (out / "results.jsonl").is_file() else ()
+    found = {Path(row.stem).name: predictions(row) for row in rows if row.dataset == dataset}
+    return {name: answers.tolist() for name, answers in sorted(found.items()) if answers is not None}
 
 
 def _write(stem: Path, columns: dict[str, list[Any]]) -> None:

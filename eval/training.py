@@ -52,6 +52,13 @@ class Training:
     head: Option[Literal["fresh", "probe"]] = "fresh"  # probe: start at the linear probe's (Kumar et al. 2022)
     patience: Option[Natural] = 0  # stop after so many of 20 looks at held-out labels without a better one; 0: never
 
+    def __post_init__(self) -> None:
+        if self.head == "probe" and self.loss in ("mse", "hinge"):
+            raise ValueError(
+                f"head must be fresh with the loss {self.loss}: the probe's is a logistic regression, whose logits are "
+                f"log-odds, not the scores that {self.loss} wants"
+            )
+
 
 class Course(NamedTuple):
     """What looking at held-out labels has shown, as shares of all steps: how another training is to go."""

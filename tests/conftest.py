@@ -30,6 +30,8 @@ def synthetic_run(tmp_path: Path) -> SyntheticRun:
     results: dicts with `evaluator`, `correct` (bool [n_test]), and n_labels, draw or any other key of a row.
     """
 
+    from eval.base import PLACE, stem
+
     def write(
         name: str,
         method: str,
@@ -41,7 +43,7 @@ def synthetic_run(tmp_path: Path) -> SyntheticRun:
         **row: Any,
     ) -> Path:
         run = tmp_path / "runs" / name
-        (run / "eval" / "predictions").mkdir(parents=True)
+        (run / "eval").mkdir(parents=True)
         lines = []
         for result in results:
             correct = np.asarray(result["correct"], dtype=bool)
@@ -66,9 +68,10 @@ def synthetic_run(tmp_path: Path) -> SyntheticRun:
             }
             lines.append(json.dumps(line))
             if labels is not None:
-                draw = "" if line["n_labels"] is None else f"-n{line['n_labels']}-d{line['draw']}"
+                path = run / "eval" / "predictions" / f"{stem(*(line[key] for key in PLACE))}.npy"
+                path.parent.mkdir(parents=True, exist_ok=True)
                 answers = np.where(correct, labels, (labels + 1) % (labels.max() + 1)).astype(np.int64)
-                np.save(run / "eval" / "predictions" / f"{line['evaluator'].replace('/', '-')}{draw}.npy", answers)
+                np.save(path, answers)
         (run / "eval" / "results.jsonl").write_text("".join(line + "\n" for line in lines))
         if seconds is not None:
             (run / "encoder").mkdir()

@@ -7,6 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from eval.base import Context, Encoder, EvalData, Provenance
+from eval.frozen import Split
 from eval.knn import KNN, vote
 from eval.metrics import accuracy
 from eval.neighbours import nearest, nearest_by_faiss
@@ -60,8 +61,8 @@ def test_e2_scale_changes_nothing_and_shift_does() -> None:
 def test_centring_undoes_a_shift() -> None:
     bank, queries, labels = _features(300, 6, 6), _features(200, 6, 7), torch.arange(300) % CLASSES
     knn = KNN(k=(10,))
-    (_, plain), (_, centred) = knn._votes(bank, labels, queries, CLASSES)
-    (_, shifted), (_, recentred) = knn._votes(bank + 3, labels, queries + 3, CLASSES)
+    (_, plain), (_, centred) = knn._votes(Split(bank, labels), queries, CLASSES)
+    (_, shifted), (_, recentred) = knn._votes(Split(bank + 3, labels), queries + 3, CLASSES)
     assert not torch.equal(plain.argmax(1), shifted.argmax(1))
     torch.testing.assert_close(centred, recentred, atol=1e-4, rtol=0)
 
@@ -168,7 +169,7 @@ def test_settings_can_be_chosen_by_leaving_one_out(tmp_path: Path) -> None:
     assert result.metrics["top1"] > 100 / CLASSES + 20
     noise = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(200) % CLASSES
-    (_, votes), *_ = KNN(k=(1,))._votes(noise, labels, noise, CLASSES, leave_one_out=True)
+    (_, votes), *_ = KNN(k=(1,))._votes(Split(noise, labels), noise, CLASSES, leave_one_out=True)
     assert accuracy(votes, labels)["top1"] < 40  # with itself in the bank it would be 100
 
 

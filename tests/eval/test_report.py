@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from eval import published, report, tables, terminal
+from eval import origins, published, report, tables, terminal
 from eval import rows as rows_module
+from eval.base import stem
 from eval.compare import Group, compare
 from eval.rows import collect, export
 from ssl_cls.errors import UserError
+from ssl_cls.health import Verdict
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -78,7 +80,14 @@ def sources(synthetic_run: Callable[..., Path]) -> Callable[..., list[Path]]:
                     pretrain={"dataset": None, "images_seen": images, "view_forwards": 2 * images},
                 )
                 (run / "eval" / "optimism.json").write_text(
-                    json.dumps({"knn-v1": [{"settings": {}, "top1": 99.0}, {"settings": {}, "top1": 1.0}]})
+                    json.dumps(
+                        {
+                            stem(dataset, "knn/v1", None, None): [
+                                {"settings": {}, "top1": 99.0},
+                                {"settings": {}, "top1": 1.0},
+                            ]
+                        }
+                    )
                 )
                 if images:
                     logged = [{"epoch": x / 10, "loss": 1 / (1 + x), "effective_rank": float(x)} for x in range(50)]
@@ -158,6 +167,37 @@ def test_the_page_shows_answer_table_curves_and_optimism(sources: Callable[..., 
     reported = [row.top1 for row in group.lines[0].rows[group.columns[0]]]
     assert f"{99 - np.mean(reported):+.2f}" in page.text  # best on test minus reported
     assert sum(tag == "svg" for tag, _ in page.elements) == len(group.columns) + 2  # dots; loss and effective rank
+
+
+def test_each_run_says_how_its_pretraining_went(sources: Callable[..., list[Path]]) -> None:
+    said = {
+        "simclr-seed0": Verdict("healthy", "loss 1.2 at step 99", ""),
+        "simclr-seed1": Verdict("collapsed", "all images have <b>one</b> embedding", "lower the rate"),
+    }
+    runs = sources()
+    assert "What to try" not in Page(report.page(groups(runs), ["compare"])).text  # runs that do not say
+    for run in runs:
+        if run.name in said:
+            (run / "encoder").mkdir()
+            (run / "encoder" / "provenance.json").write_text(json.dumps({"health": said[run.name]._asdict()}))
+    text = report.page(groups(runs), ["compare"])
+    page = Page(text)
+    assert "simclr-seed0 is healthy: loss 1.2 at step 99.\n" in page.text
+    assert "simclr-seed1 is collapsed: all images have <b>one</b> embedding. What to try: lower the rate." in page.text
+    assert '<span class="worse">collapsed</span>' in text
+    (runs[0] / "encoder" / "provenance.json").write_text(json.dumps({"health": {"mood": "good"}}))
+    with pytest.raises(UserError, match="malformed provenance"):
+        report.page(groups(runs), ["compare"])
+
+
+def test_an_encoder_judged_on_other_data_says_so_in_its_command(synthetic_run: Callable[..., Path]) -> None:
+    both = [{"evaluator": "knn/v1", "dataset": name, "correct": LABELS < 5} for name in ("digits", "fashion_mnist")]
+    run = synthetic_run(
+        "simclr", "simclr", both, pretrain={"dataset": "digits/train", "images_seen": 1, "view_forwards": 2}
+    )
+    own, other = (list(origins.commands(group)) for group in groups([run]))
+    assert own[-1] == f"python tools/evaluate.py {run} --evaluators knn"
+    assert other[-1] == f"{own[-1]} data.source=fashion_mnist"
 
 
 def test_the_same_rows_are_the_same_bytes(sources: Callable[..., list[Path]], tmp_path: Path) -> None:

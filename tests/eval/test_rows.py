@@ -41,7 +41,10 @@ def test_a_run_directory_is_read_whole(run: Path) -> None:
 
 
 def test_committed_rows_say_all_that_run_directories_say(run: Path, tmp_path: Path) -> None:
-    tried = {"knn-v1": [{"top1": 70.0}, {"top1": 99.5}], "finetune-v1-n600-d1": [{"top1": 99.0}]}  # one: no choice
+    tried = {
+        "digits/knn-v1": [{"top1": 70.0}, {"top1": 99.5}],
+        "digits/finetune-v1-n600-d1": [{"top1": 99.0}],
+    }  # one: no choice
     (run / "eval" / "optimism.json").write_text(json.dumps(tried))
     first = collect([run])
     assert [row.best_on_test for row in first] == [99.5, None]
@@ -69,7 +72,7 @@ def test_any_number_of_test_images_packs(tmp_path: Path, run: Path, bits: list[b
 def test_without_labels_or_predictions_there_is_a_row_but_no_correctness(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run / "eval" / "predictions" / "finetune-v1-n600-d1.npy").unlink()
+    (run / "eval" / "predictions" / "digits" / "finetune-v1-n600-d1.npy").unlink()
     assert [row.correct is None for row in collect([run])] == [False, True]
     monkeypatch.setattr(rows_module, "_test_labels", lambda dataset, runs: None)
     assert all(row.correct is None for row in collect([run]))
@@ -87,10 +90,23 @@ def test_predictions_of_other_data_are_not_used(run: Path, monkeypatch: pytest.M
     ids=["short", "int32", "pickled"],
 )
 def test_wrong_predictions_are_refused(run: Path, array: np.ndarray) -> None:
-    np.save(run / "eval" / "predictions" / "knn-v1.npy", array)
+    np.save(run / "eval" / "predictions" / "digits" / "knn-v1.npy", array)
     with pytest.raises(UserError, match="predictions") as caught:
         collect([run])
     assert caught.value.where.endswith("knn-v1.npy")
+
+
+def test_what_was_kept_before_data_sets_had_folders_is_still_read(run: Path) -> None:
+    for path in (run / "eval" / "predictions" / "digits").iterdir():
+        path.rename(run / "eval" / "predictions" / path.name)
+    (run / "eval" / "optimism.json").write_text(json.dumps({"knn-v1": [{"top1": 70.0}, {"top1": 99.5}]}))
+    (run / "classifier" / "finetune-v1-n600-d1").mkdir(parents=True)
+    knn, finetuned = collect([run])
+    np.testing.assert_array_equal(knn.correct, CORRECT)
+    np.testing.assert_array_equal(finetuned.correct, ~CORRECT)
+    assert knn.best_on_test == 99.5
+    assert finetuned.kept("classifier") == run / "classifier" / "finetune-v1-n600-d1"
+    assert knn.kept("classifier") is None
 
 
 def _with(**changes: Any) -> Callable[[dict[str, Any]], str]:
@@ -151,7 +167,7 @@ def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
 
 def test_optimism_is_every_setting_s_test_score(run: Path) -> None:
     (run / "eval" / "optimism.json").write_text(
-        json.dumps({"knn-v1": [{"settings": {"k": 5}, "top1": 80.0}, {"settings": {"k": 9}, "top1": 81.0}]})
+        json.dumps({"digits/knn-v1": [{"settings": {"k": 5}, "top1": 80.0}, {"settings": {"k": 9}, "top1": 81.0}]})
     )
     knn, finetuned = collect([run])
     assert (optimism(knn), optimism(finetuned)) == ([80.0, 81.0], [])

@@ -15,13 +15,16 @@ from sklearn.metrics import confusion_matrix, recall_score
 from torch import Tensor, nn
 
 from eval import judge as judging
+from eval import record
 from eval.base import Context, Encoder, EvalData, Provenance, Result
 from eval.data import open_data
 from eval.judge import judge
 from eval.knn import KNN
 from eval.linear import Linear
+from eval.rows import optimism, predictions
 from eval.sheet import write_features
 from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +62,7 @@ def test_a_row_says_what_the_contract_says_and_predictions_give_its_accuracy(
     lines = [json.loads(line) for line in (encoder.out / "results.jsonl").read_text().splitlines()]
     assert lines == rows
     labels = data.test.labels(torch.arange(len(data.test))).numpy()
-    for row, stem in zip(rows, ("knn-v1", "linear-v1"), strict=True):
+    for row, stem in zip(rows, ("digits/knn-v1", "digits/linear-v1"), strict=True):
         expected = {
             "run", "method", "backbone", "encoder_sha256", "seed", "pretrain", "evaluator", "settings",
             "dataset", "n_labels", "draw", "n_train", "n_test", "metrics", "chosen_on", "device",
@@ -85,7 +88,7 @@ def test_what_is_known_is_not_done_again(encoder: Encoder, data: EvalData, conte
     assert _contents(encoder.out) == before
 
 
-@pytest.mark.parametrize("changed", ["spec", "weights", "dataset", "seed"])
+@pytest.mark.parametrize("changed", ["spec", "weights", "seed"])
 def test_what_has_changed_is_done_again_and_takes_the_old_row_s_place(
     changed: str, encoder: Encoder, data: EvalData, context: Context
 ) -> None:
@@ -93,8 +96,6 @@ def test_what_has_changed_is_done_again_and_takes_the_old_row_s_place(
     knn = KNN(k=(3,)) if changed == "spec" else KNN()
     if changed == "weights":
         encoder = replace(encoder, sha256="01")
-    if changed == "dataset":
-        data = replace(data, name="other")
     if changed == "seed":
         encoder = replace(encoder, provenance=replace(encoder.provenance, seed=1))
     said: list[str] = []
@@ -103,6 +104,30 @@ def test_what_has_changed_is_done_again_and_takes_the_old_row_s_place(
     lines = [json.loads(line) for line in (encoder.out / "results.jsonl").read_text().splitlines()]
     assert [line["evaluator"] for line in lines] == ["linear/v1", "knn/v1"]
     assert lines[1] == new
+
+
+def test_two_data_sets_live_side_by_side(encoder: Encoder, data: EvalData, context: Context) -> None:
+    """A run judged on a second data set keeps its rows on the first, and all that is beside them."""
+    first = judge(encoder, data, [KNN()], context)
+    before = _contents(encoder.out)
+    other = replace(data, name="letters", test=data.val)  # other images, and another number of them
+    second = judge(encoder, other, [KNN()], context)
+    rows = list(record.read(encoder.out / "results.jsonl", encoder.out.parent))
+    assert [row.record for row in rows] == [*first, *second]
+    for row, source in zip(rows, (data.test, data.val), strict=True):
+        answers = predictions(row)
+        assert answers is not None
+        assert 100 * (answers == all_labels(source).numpy()).mean() == pytest.approx(row.top1)
+        assert max(optimism(row)) >= row.top1 - 1e-9
+    after = _contents(encoder.out)
+    shared = {"results.jsonl", "optimism.json", "timing.jsonl"}
+    assert all(after[name] == content for name, content in before.items() if name not in shared)
+    said: list[str] = []
+    assert judge(encoder, data, [KNN()], context, said.append) == first
+    assert said == ["knn/v1: known"]
+    write_features(encoder, other, context)
+    assert list(_table(encoder.out, "test")) == ["image", "label", "class", "knn-v1"]
+    assert _table(encoder.out, "test")["knn-v1"] == [str(answer) for answer in predictions(rows[1])]
 
 
 def test_rows_do_not_depend_on_the_clock(encoder: Encoder, data: EvalData, context: Context, tmp_path: Path) -> None:
@@ -145,7 +170,7 @@ def test_several_label_counts_and_draws_are_rows_of_their_own(
             ]
 
     judge(encoder, data, [Draws()], context)
-    stems = {path.stem for path in (encoder.out / "predictions").iterdir()}
+    stems = {path.stem for path in (encoder.out / "predictions" / "digits").iterdir()}
     assert stems == {f"fewlabel-v1-n{n}-d{draw}" for n in (100, 600) for draw in (0, 1)}
     assert len((encoder.out / "results.jsonl").read_text().splitlines()) == 4
 
@@ -191,16 +216,16 @@ def test_the_table_beside_the_features_says_which_image_each_row_is_of(
     assert table["image"] == [str(i) for i in index.tolist()]
     assert table["label"] == table["class"] == [str(label) for label in data.test.labels(index).tolist()]
     for stem in ("knn-v1", "linear-v1"):
-        answers = np.load(encoder.out / "predictions" / f"{stem}.npy", allow_pickle=False)
+        answers = np.load(encoder.out / "predictions" / "digits" / f"{stem}.npy", allow_pickle=False)
         assert table[stem] == [str(answer) for answer in answers]
     assert list(_table(encoder.out, "train")) == ["image", "label", "class"]
 
 
 def test_each_class_is_reported_beside_the_row(encoder: Encoder, data: EvalData, context: Context) -> None:
     (row,) = judge(encoder, data, [KNN()], context)
-    report = json.loads((encoder.out / "by_class" / "knn-v1.json").read_text())
+    report = json.loads((encoder.out / "by_class" / "digits" / "knn-v1.json").read_text())
     labels = data.test.labels(torch.arange(len(data.test)))
-    answers = np.load(encoder.out / "predictions" / "knn-v1.npy", allow_pickle=False)
+    answers = np.load(encoder.out / "predictions" / "digits" / "knn-v1.npy", allow_pickle=False)
     assert report["confusion"] == confusion_matrix(labels, answers).tolist()
     assert report["averages"]["micro"]["f1"] == pytest.approx(row["metrics"]["top1"])
     assert report["averages"]["macro"]["f1"] == pytest.approx(row["metrics"]["macro_f1"])
@@ -290,6 +315,6 @@ def test_x17_two_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatc
         out = tmp_path / name / "runs/random-resnet_small-seed0/eval"
         found.append({name: content for name, content in _contents(out.parent).items() if "timing" not in name})
     assert found[0] == found[1]
-    assert any(name.startswith("classifier/finetune") for name in found[0])
+    assert any(name.startswith("classifier/digits/finetune") for name in found[0])
     rows = [json.loads(line) for line in found[0]["eval/results.jsonl"].decode().splitlines()]
     assert sum(row["evaluator"] == "finetune/v1" for row in rows) == 3

@@ -24,7 +24,7 @@ from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.source import all_labels
 
 ROOT = Path(__file__).parents[2]
-LINEAR, TUNED = "classifier/linear-v1", "classifier/finetune-v1-n40-d0"
+LINEAR, TUNED = "classifier/digits/linear-v1", "classifier/digits/finetune-v1-n40-d0"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_folder_s_images_get_the_answers_that_the_row_was_scored_on(
     assert list(lines[0]) == ["path", "label", "probability"]
     assert all(0.1 <= float(line["probability"]) <= 1 for line in lines)
     assert all((run / "images" / line["path"]).is_file() for line in lines)
-    answers = np.load(run / "run" / "eval" / "predictions" / "linear-v1.npy", allow_pickle=False)[:60]
+    answers = np.load(run / "run" / "eval" / "predictions" / "digits" / "linear-v1.npy", allow_pickle=False)[:60]
     number = {line["path"]: int("".join(c for c in Path(line["path"]).stem if c.isdigit())) for line in lines}
     agree = np.mean([int(line["label"]) == answers[number[line["path"]]] for line in lines])
     assert agree > 0.9
@@ -132,7 +132,7 @@ def test_the_folder_says_where_it_comes_from(run: Path) -> None:
     assert trained.crop == 1.0
     provenance = json.loads((run / "run" / TUNED / "provenance.json").read_text())
     assert (provenance["evaluator"], provenance["n_labels"], provenance["draw"]) == ("finetune/v1", 40, 0)
-    assert not (run / "run" / "classifier" / "finetune-v1-n40-d1").exists()  # one of several draws is enough
+    assert not (run / "run" / "classifier" / "digits" / "finetune-v1-n40-d1").exists()  # one of several draws is enough
 
 
 def test_the_answers_behind_a_row_are_those_of_its_classifier(run: Path) -> None:
@@ -142,7 +142,7 @@ def test_the_answers_behind_a_row_are_those_of_its_classifier(run: Path) -> None
         trained.model.network, trained.input_size, 1, trained.mean, trained.std, "", Provenance("x", "x", "", 0), run
     )  # fmt: skip
     answers = logits(trained.model, encoder, data.test, torch.device("cpu")).argmax(1)
-    kept = np.load(run / "run" / "eval" / "predictions" / "finetune-v1-n40-d0.npy", allow_pickle=False)
+    kept = np.load(run / "run" / "eval" / "predictions" / "digits" / "finetune-v1-n40-d0.npy", allow_pickle=False)
     assert (answers.numpy() == kept).all()
     assert len(all_labels(data.test)) == len(kept)
 
