@@ -32,7 +32,7 @@ def fit(
     weight_decay: Tensor,
     sample_weight: Tensor | None = None,
     start: Heads | None = None,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-6,
     max_steps: int = 200,
 ) -> Heads:
     """S independent problems on the same features, each minimised over (W, b):

@@ -91,6 +91,6 @@ from pathlib import Path
 assert "venv" in ssl_cls.__file__, ssl_cls.__file__
 assert list((Path(eval.report.__file__).parent / "templates").iterdir())
 assert eval.report.published.load("cifar10")
-assert timm.create_model("resnet_small", in_chans=1).num_features == 128
+assert timm.create_model("resnet_small", in_chans=1).num_features == 96
 """
     subprocess.run([python, "-c", code], check=True, cwd=tmp_path)
