@@ -1,4 +1,4 @@
-"""Two exceptions that a person is meant to read: the input is wrong, or the run has failed; and what to do about it."""
+"""Exceptions that a person is meant to read: the input is wrong, or the run has failed; and what to do about it."""
 
 
 class ToldError(Exception):
@@ -24,6 +24,10 @@ class ToldError(Exception):
 
 class UserError(ToldError):
     """Bad input; tools exit with status 2."""
+
+
+class NoImagesError(UserError):
+    """The data are in order and have no images in the split asked for, which not every use of them needs."""
 
 
 class RunError(ToldError, RuntimeError):

@@ -6,6 +6,7 @@ python tools/data.py get cifar10                       into data/, resumed where
 python tools/data.py verify cifar10                    checksums, counts and labels; every image is decoded
 python tools/data.py verify folder --dir photos        the same of your own images
 python tools/data.py pack photos --size 256            decode them once: photos-256.pack is trained on with data.path=
+python tools/data.py pack photos --size 256 data.labels=labels.csv     with labels; data.window= likewise
 """
 
 import argparse
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
+    from ssl_cls.data.catalog import DataConfig
+    from ssl_cls.data.files import Files
     from ssl_cls.data.source import Source
 
 
@@ -37,15 +40,17 @@ def main() -> None:
     packing.add_argument("path", help="your own images: a folder, a manifest, tar shards or Parquet")
     packing.add_argument("--size", type=int, required=True, help="pixels that no shorter side is to exceed")
     packing.add_argument("--out", help="the pack (default: PATH-SIZE.pack)")
-    packing.add_argument("--labels", help="a manifest with labels for some or all images")
-    args = parser.parse_args()
+    packing.usage = packing.format_usage().strip().removeprefix("usage: ") + " [data.key=value ...]"
+    args, more = parser.parse_known_args()  # overrides may stand before and after options, which argparse cannot say
+    if strange := [one for one in more if args.command != "pack" or one.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
     if args.command in ("verify", "check") and args.name == "folder" and args.dir is None:
         parser.error("which folder? add --dir DIR")
 
     from ssl_cls.screen import guarded
 
     commands_by_name = {"list": listed, "info": described, "get": fetched, "verify": verified, "check": verified}
-    guarded(lambda: packed(args) if args.command == "pack" else commands_by_name[args.command](args))
+    guarded(lambda: packed(args, more) if args.command == "pack" else commands_by_name[args.command](args))
 
 
 def listed(args: argparse.Namespace) -> None:
@@ -124,42 +129,84 @@ def fetched(args: argparse.Namespace) -> None:
     print(f"{name} is in {folder}" + (f"; no checksum is published of {', '.join(unknown)}" if unknown else ""))
 
 
-def packed(args: argparse.Namespace) -> int:
+def packed(args: argparse.Namespace, overrides: list[str]) -> int:
     """0; or 1 if there is such a pack already, and it has been changed."""
-    import contextlib
     from pathlib import Path
 
     from rich.progress import Progress
 
-    from ssl_cls.data import catalog, pack
-    from ssl_cls.data.files import Files
+    from ssl_cls.data import pack
+    from ssl_cls.data.catalog import OWN
     from ssl_cls.data.packed import is_pack
     from ssl_cls.errors import UserError
 
     if args.size < 1:
         raise UserError(f"no image has a size of {args.size}", "--size", "give a number of pixels, such as 256")
+    config = _packing(args.path, overrides)
     path = Path(args.path).expanduser().resolve()
     target = Path(args.out) if args.out else path.with_name(f"{path.stem}-{args.size}.pack")
     with Progress(transient=True) as bar:
         if is_pack(target):
             task = bar.add_task(f"verifying {target.name}")
             wrong = pack.verify(target, lambda done, total: bar.update(task, completed=done, total=total))
+            if not wrong and path.exists() and not pack.is_of(target, _files(config), args.size):
+                what = "there is a pack of this name, and it was made of other images or labels"
+                raise UserError(what, str(target), "remove it, or give another --out")
             print("\n".join(wrong) if wrong else f"{target} is there already, and whole")
             return 1 if wrong else 0
-        config = catalog.DataConfig(source=catalog.OWN, path=args.path, labels=args.labels)
-        sources = {"train": catalog.open(config, "train")}
-        for split in ("val", "test"):
-            with contextlib.suppress(UserError):  # no images in it
-                sources[split] = catalog.open(config, split)
-        files = {split: source for split, source in sources.items() if isinstance(source, Files)}
-        if not files:
-            raise UserError("these images are not encoded: there is nothing to pack", args.path, "use them as they are")
+        files = _files(config)
         task = bar.add_task(f"packing {target.name}")
         pack.pack(
             files, target, args.size, config.max_bad_fraction, lambda n, of: bar.update(task, completed=n, total=of)
         )
-    print(f"{target}: train on it with data.source={catalog.OWN} data.path={target}")
+    print(f"{target}: train on it with data.source={OWN} data.path={target}")
     return 0
+
+
+def _packing(path: str, overrides: list[str]) -> "DataConfig":
+    """What is packed. Raises: UserError: an override that is for training, or wrong."""
+    import difflib
+    import json
+
+    from ssl_cls import config
+    from ssl_cls.data.catalog import OWN, DataConfig
+    from ssl_cls.errors import UserError
+
+    keys = ("data.labels", "data.window", "data.max_bad_fraction")
+    for override in overrides:
+        if (key := override.partition("=")[0]) not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"packing takes {', '.join(keys)}"
+            raise UserError(f"packing has no setting {key!r}", override, fix)
+    text = json.dumps({"source": OWN, "path": path})
+    return config.parse(DataConfig, text, "pack", [override.removeprefix("data.") for override in overrides])
+
+
+def _files(config: "DataConfig") -> "dict[str, Files]":
+    """The splits that there are of images that are encoded."""
+    from ssl_cls.data.files import Files
+    from ssl_cls.errors import UserError
+
+    files = {split: source for split, source in _splits(config).items() if isinstance(source, Files)}
+    if not files:
+        fix = "use them as they are"
+        raise UserError("these images are not encoded: there is nothing to pack", str(config.path), fix)
+    return files
+
+
+def _splits(config: "DataConfig") -> "dict[str, Source]":
+    """Those that have images; without any to train on, that is the error."""
+    from ssl_cls.data import catalog
+    from ssl_cls.errors import NoImagesError
+
+    splits: dict[str, Source] = {}
+    for split in get_args(catalog.Split):
+        try:
+            splits[split] = catalog.open(config, split)
+        except NoImagesError:
+            if split == "train":
+                raise
+    return splits
 
 
 def _entry(name: str):  # type: ignore[no-untyped-def]
@@ -186,18 +233,13 @@ def verified(args: argparse.Namespace) -> int:
     from ssl_cls.data import catalog, download
     from ssl_cls.data.entry import place
     from ssl_cls.data.source import all_labels
-    from ssl_cls.errors import UserError
 
     entry = None if args.name == catalog.OWN else _entry(args.name)[1]
     config = catalog.DataConfig(source=args.name, path=args.dir, max_bad_fraction=1.0, labels=args.labels)
     console = Console(highlight=False)
-    splits: dict[str, Source] = {}
+    splits = _splits(config)
     for split in get_args(catalog.Split):
-        try:
-            splits[split] = catalog.open(config, split)
-        except UserError:
-            if split == "train":
-                raise
+        if split not in splits:
             console.print(f"[yellow]there is no {split} split[/yellow]")
     source = splits["train"]
     found = sum(len(split) + len(split.bad) for split in splits.values())

@@ -13,7 +13,7 @@ from ssl_cls.data.files import Files, Index, Store, refuse_bad, shown
 from ssl_cls.data.headers import read_headers
 from ssl_cls.data.planes import Window
 from ssl_cls.data.splits import hold_out
-from ssl_cls.errors import UserError
+from ssl_cls.errors import NoImagesError, UserError
 
 
 class Listing(NamedTuple):
@@ -57,8 +57,8 @@ def open_listing(
     normalisation: (mean, std); None: of the training images themselves.
 
     Raises:
-        UserError: no images in this split, images of different channels, or too many whose headers cannot
-            be read.
+        NoImagesError: none in this split.
+        UserError: images of different channels, or too many whose headers cannot be read.
     """
     store, where = listing.store, str(listing.store.root)
     stamps = [store.stamp(number) for number in range(len(store))]
@@ -69,7 +69,7 @@ def open_listing(
     refuse_bad(bad, len(members), max_bad_fraction, where)
     if not chosen:
         fix = "add images, or give each split its own: folders train/, val/ and test/, or a column `split`"
-        raise UserError(f"none of the {len(store)} images is in the {split} split", where, fix)
+        raise NoImagesError(f"none of the {len(store)} images is in the {split} split", where, fix)
     channels = channels or _channels(store, headers.shapes, headers.faults)
 
     def digest(numbers: list[int]) -> str:

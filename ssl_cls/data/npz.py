@@ -15,7 +15,7 @@ from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.manifest import encode
 from ssl_cls.data.planes import Window, eight_bit
 from ssl_cls.data.splits import hold_out
-from ssl_cls.errors import UserError
+from ssl_cls.errors import NoImagesError, UserError
 
 _FIX = "the arrays are images, and labels, splits, groups if known; or train_images, train_labels and so on"
 
@@ -43,7 +43,7 @@ def open_npz(path: Path, split: str, window: Window | None, device: torch.device
     own = hold_out([str(number) for number in range(n)], encoded, splits, groups)
     members = {name: torch.tensor([i for i, s in enumerate(own) if s == name]).long() for name in (split, "train")}
     if not len(members[split]):
-        raise UserError(f"none of the {n} images is in the {split} split", str(path), _FIX)
+        raise NoImagesError(f"none of the {n} images is in the {split} split", str(path), _FIX)
     learnt = members["train"] if len(members["train"]) else members[split]
     sample = learnt[statistics.sample(len(learnt))]
     mean, std = statistics.moments(pixels[part] for part in torch.split(sample, 500))

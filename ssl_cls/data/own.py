@@ -22,7 +22,7 @@ def open_own(
     window: Window | None = None,
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> Arrays | Files | Packed:
-    """One split of the images at `path`; arrays are put on `device`.
+    """One split of the images at `path`; arrays, and packs that fit, are put on `device`.
 
     labels: a manifest of some or all of these images, which adds to what their places say, or replaces it.
     Without splits of their own, images are held out from train; see `splits.hold_out`.
@@ -32,8 +32,8 @@ def open_own(
     """
     if is_pack(path):
         if labels:
-            raise UserError("a pack has its labels in itself", "data.labels", "pack again with --labels")
-        return Packed(path, split)
+            raise UserError("a pack has its labels in itself", "data.labels", "pack again, with data.labels=FILE")
+        return Packed(path, split, device)
     if path.suffix == ".npz":
         if labels:
             raise UserError("a .npz file has its labels in itself", "data.labels", "leave it out")

@@ -107,7 +107,7 @@ def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total
     Raises:
         UserError: no pack that can be read.
     """
-    packed.Packed(root, "train")  # its head is in order
+    packed.head(root)  # is in order
     sums, wrong = json.loads((root / packed.SUMS).read_text(encoding="utf-8")), []
     with (root / packed.PIXELS).open("rb") as file:
         for number, (start, end, sha256) in enumerate(sums, 1):
@@ -115,6 +115,19 @@ def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total
                 wrong.append(f"{packed.PIXELS}: bytes {start:,} to {end:,} have changed")
             progress(number, len(sums))
     return wrong
+
+
+def is_of(root: Path, sources: dict[str, Files], size: int) -> bool:
+    """Whether the pack `root` is of these images, with these labels and splits, at this size."""
+    splits = packed.head(root)["splits"]
+    return splits.keys() == sources.keys() and all(
+        own["fingerprint"] == _fingerprint(sources[split], size, own["last"] - own["first"])
+        for split, own in splits.items()
+    )
+
+
+def _fingerprint(source: Files, size: int, kept: int) -> str:
+    return hashlib.sha256(f"{source.fingerprint} {size} {kept}".encode()).hexdigest()
 
 
 def _planned(sources: dict[str, Files], size: int) -> _Plan:
@@ -201,8 +214,8 @@ def _finish(partial: Path, plan: _Plan, size: int, parts: list[_Part], max_bad_f
     at = kept = 0
     for split, source in plan.sources.items():
         count = int(whole[at : at + len(source)].sum())
-        fingerprint = hashlib.sha256(f"{source.fingerprint} {size} {count}".encode()).hexdigest()
         if count:
+            fingerprint = _fingerprint(source, size, count)
             splits[split] = {"first": kept, "last": kept + count, "fingerprint": fingerprint}
         at, kept = at + len(source), kept + count
     sizes = plan.sizes[whole]

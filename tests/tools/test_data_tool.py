@@ -12,6 +12,10 @@ from PIL import Image
 
 from ssl_cls.data import fetch
 from ssl_cls.data.entries import ENTRIES
+from ssl_cls.data.files import Files
+from ssl_cls.data.own import open_own
+from ssl_cls.data.packed import Packed
+from ssl_cls.data.source import all_labels
 
 TOOL = Path(__file__).parents[2] / "tools" / "data.py"
 
@@ -178,3 +182,78 @@ def test_pack_writes_beside_the_images_and_again_verifies(
     pixels.write_bytes(content)
     assert in_process(monkeypatch, *command) == 1
     assert "have changed" in capsys.readouterr().out
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """40 images in one folder, and labels.csv beside it for half of them."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(tmp_path / "photos" / f"{number:02}.png")
+    rows = [f"{number:02}.png,{'ab'[number % 2]}" for number in range(20)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    return tmp_path / "photos"
+
+
+def labels_of(root: Path) -> dict[str, int]:
+    """By path, over all splits of a pack."""
+    splits = [Packed(root, split) for split in ("train", "val", "test")]
+    return {path: label for own in splits for path, label in zip(own.paths(), all_labels(own).tolist(), strict=True)}
+
+
+def test_a_pack_of_a_partly_labelled_folder_has_its_labels_and_its_splits(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = photos.with_name("labels.csv")
+    assert in_process(monkeypatch, "pack", str(photos), "--size", "8", f"data.labels={labels}") == 0
+    packed, expected = photos.with_name("photos-8.pack"), {f"{n:02}.png": n % 2 if n < 20 else -1 for n in range(40)}
+    assert labels_of(packed) == expected
+    for split in ("train", "val", "test"):
+        files = open_own(photos, split, 0.0, labels)
+        assert isinstance(files, Files)
+        assert Packed(packed, split).paths() == files.paths()
+
+
+def test_a_pack_without_the_labels_that_are_given_now_is_not_called_whole(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels added or changed after packing would be missing in silence."""
+    command = ("pack", str(photos), "--size", "8")
+    assert in_process(monkeypatch, *command) == 0
+    assert in_process(monkeypatch, *command, f"data.labels={photos.with_name('labels.csv')}") == 2
+    assert "was made of other images or labels" in capsys.readouterr().err
+    assert in_process(monkeypatch, *command) == 0
+    for image in photos.iterdir():  # a pack may be all that is kept
+        image.unlink()
+    photos.rmdir()
+    assert in_process(monkeypatch, *command) == 0
+
+
+def test_pack_takes_data_keys_alone(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert in_process(monkeypatch, "pack", str(photos), "--size", "8", "train.epochs=3") == 2
+    assert in_process(monkeypatch, "pack", str(photos), "--size", "8", "data.lables=x.csv") == 2
+    assert "data.labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_what_is_wrong_with_a_split_is_said(
+    split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A split that holds no readable image is an error; one that is not there is none."""
+    rng = np.random.default_rng(0)
+    for own in ("train", split):
+        (tmp_path / "photos" / own / "a").mkdir(parents=True)
+        for number in range(9):
+            image = Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8))
+            image.save(tmp_path / "photos" / own / "a" / f"{number}.png")
+    for path in (tmp_path / "photos" / split / "a").iterdir():
+        path.write_bytes(b"no image")
+    for command in (("pack", str(tmp_path / "photos"), "--size", "8"), ("verify", "folder", "--dir", str(tmp_path))):
+        if command[0] == "verify":
+            (tmp_path / "photos" / split / "a" / "0.png").unlink()
+        assert in_process(monkeypatch, *command) != 0
+        assert "cannot be read" in "".join(capsys.readouterr())
+    assert not (tmp_path / "photos-8.pack").exists()

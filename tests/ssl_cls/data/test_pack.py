@@ -110,6 +110,24 @@ def test_images_of_one_small_size_are_taken_all_at_once(tmp_path: Path) -> None:
     assert (own.num_classes, all_labels(own).tolist()) == (None, [-1] * len(own))
 
 
+def test_a_pack_that_fits_lives_on_the_training_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device stands for an accelerator: it says where a tensor would be, and holds nothing."""
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        Image.fromarray(np.full((8, 9, 3), number, np.uint8)).save(tmp_path / "in" / f"{number:02}.png")
+    pack.pack({"train": open_own(tmp_path / "in", "train", 0.0)}, tmp_path / "x.pack", 8, 0.0)
+    accelerator, some = torch.device("meta"), torch.tensor([3, 1])
+    config = DataConfig(source="folder", path=str(tmp_path / "x.pack"))
+    there = catalog.open(config, "train", accelerator).pixels(some)
+    assert (there.device, there.shape) == (accelerator, (2, 3, 8, 9))
+    here = catalog.open(config, "train").pixels(some)
+    assert here.device == torch.device("cpu")
+    n = len(Packed(tmp_path / "x.pack", "train"))
+    monkeypatch.setattr(packed, "ON_DEVICE", n * 8 * 9 * 3 - 1)
+    mapped = Packed(tmp_path / "x.pack", "train", accelerator).pixels(some)
+    assert torch.equal(mapped, here)
+
+
 class StoppedError(Exception):
     pass
 
