@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ssl_cls.data.catalog import DataConfig
-    from ssl_cls.data.files import Files
     from ssl_cls.data.source import Source
 
 
@@ -136,7 +135,7 @@ def packed(args: argparse.Namespace, overrides: list[str]) -> int:
     from rich.progress import Progress
 
     from ssl_cls.data import pack
-    from ssl_cls.data.catalog import OWN
+    from ssl_cls.data.catalog import OWN, open_splits
     from ssl_cls.data.packed import is_pack
     from ssl_cls.errors import UserError
 
@@ -149,12 +148,12 @@ def packed(args: argparse.Namespace, overrides: list[str]) -> int:
         if is_pack(target):
             task = bar.add_task(f"verifying {target.name}")
             wrong = pack.verify(target, lambda done, total: bar.update(task, completed=done, total=total))
-            if not wrong and path.exists() and not pack.is_of(target, _files(config), args.size):
+            if not wrong and path.exists() and not pack.is_of(target, pack.encoded(open_splits(config)), args.size):
                 what = "there is a pack of this name, and it was made of other images or labels"
                 raise UserError(what, str(target), "remove it, or give another --out")
             print("\n".join(wrong) if wrong else f"{target} is there already, and whole")
             return 1 if wrong else 0
-        files = _files(config)
+        files = pack.encoded(open_splits(config))
         task = bar.add_task(f"packing {target.name}")
         pack.pack(
             files, target, args.size, config.max_bad_fraction, lambda n, of: bar.update(task, completed=n, total=of)
@@ -180,33 +179,6 @@ def _packing(path: str, overrides: list[str]) -> "DataConfig":
             raise UserError(f"packing has no setting {key!r}", override, fix)
     text = json.dumps({"source": OWN, "path": path})
     return config.parse(DataConfig, text, "pack", [override.removeprefix("data.") for override in overrides])
-
-
-def _files(config: "DataConfig") -> "dict[str, Files]":
-    """The splits that there are of images that are encoded."""
-    from ssl_cls.data.files import Files
-    from ssl_cls.errors import UserError
-
-    files = {split: source for split, source in _splits(config).items() if isinstance(source, Files)}
-    if not files:
-        fix = "use them as they are"
-        raise UserError("these images are not encoded: there is nothing to pack", str(config.path), fix)
-    return files
-
-
-def _splits(config: "DataConfig") -> "dict[str, Source]":
-    """Those that have images; without any to train on, that is the error."""
-    from ssl_cls.data import catalog
-    from ssl_cls.errors import NoImagesError
-
-    splits: dict[str, Source] = {}
-    for split in get_args(catalog.Split):
-        try:
-            splits[split] = catalog.open(config, split)
-        except NoImagesError:
-            if split == "train":
-                raise
-    return splits
 
 
 def _entry(name: str):  # type: ignore[no-untyped-def]
@@ -237,7 +209,7 @@ def verified(args: argparse.Namespace) -> int:
     entry = None if args.name == catalog.OWN else _entry(args.name)[1]
     config = catalog.DataConfig(source=args.name, path=args.dir, max_bad_fraction=1.0, labels=args.labels)
     console = Console(highlight=False)
-    splits = _splits(config)
+    splits = catalog.open_splits(config)
     for split in get_args(catalog.Split):
         if split not in splits:
             console.print(f"[yellow]there is no {split} split[/yellow]")

@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from annotated_types import MinLen
@@ -11,7 +11,7 @@ from annotated_types import MinLen
 from ssl_cls.augment.view import View
 from ssl_cls.data.entries import ENTRIES
 from ssl_cls.data.source import Source
-from ssl_cls.errors import UserError
+from ssl_cls.errors import NoImagesError, UserError
 from ssl_cls.spec import Count, Fraction, Natural, spec
 
 Split = Literal["train", "val", "test"]
@@ -84,3 +84,20 @@ def unfit(name: str, views: tuple[View, ...]) -> str:
 def input_size(source: Source) -> int:
     """The side of views where a recipe sets none: the images' own, at least 28; where they differ, a pack's, or 224."""
     return getattr(source, "side", 224) if source.size is None else max(28, *source.size)
+
+
+def open_splits(config: DataConfig) -> dict[str, Source]:
+    """Those splits that have images, by name.
+
+    Raises:
+        NoImagesError: there are none to train on.
+        UserError: as `open`.
+    """
+    splits: dict[str, Source] = {}
+    for split in get_args(Split):
+        try:
+            splits[split] = open(config, split)
+        except NoImagesError:
+            if split == "train":
+                raise
+    return splits

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ssl_cls.data import packed
 from ssl_cls.data.decode import reduced
 from ssl_cls.data.files import Files, refuse_bad, shown
-from ssl_cls.data.source import all_labels
+from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 
 _PART = 32  # images
@@ -115,6 +115,19 @@ def verify(root: Path, progress: Callable[[int, int], None] = lambda done, total
                 wrong.append(f"{packed.PIXELS}: bytes {start:,} to {end:,} have changed")
             progress(number, len(sums))
     return wrong
+
+
+def encoded(splits: dict[str, Source]) -> dict[str, Files]:
+    """Those of encoded images, which alone there is a reason to pack.
+
+    Raises:
+        UserError: none is.
+    """
+    files = {split: source for split, source in splits.items() if isinstance(source, Files)}
+    if not files:
+        named = next(iter(splits.values())).name
+        raise UserError("these images are not encoded: there is nothing to pack", named, "use them as they are")
+    return files
 
 
 def is_of(root: Path, sources: dict[str, Files], size: int) -> bool:
