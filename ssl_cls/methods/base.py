@@ -14,10 +14,10 @@ from ssl_cls.data.batch import Batch
 
 class StepOutput(NamedTuple):
     loss: Tensor  # float32 scalar, mean over the local batch
-    embedding: Tensor  # detached [B, D], the pooled encoder output that monitors watch
+    embedding: Tensor  # detached [N, D], the pooled encoder output of the first view, which monitors watch
     logs: dict[str, Tensor]  # detached scalars
     carry: dict[str, Tensor]  # detached tensors that after_step needs (keys, a batch centre)
-    projection: Tensor | None = None  # detached [B, D], what the loss compares: there collapse shows first
+    projection: Tensor | None = None  # likewise [N, D], what the loss compares: there collapse shows first
 
 
 @dataclass(frozen=True)

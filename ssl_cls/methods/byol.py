@@ -65,13 +65,13 @@ class BYOL(Method):
         with torch.no_grad():  # stop-gradient; the target is in train mode too, so batch statistics serve there as well
             z1, z2 = self.target(view1), self.target(view2)
         p1, p2 = (self.predictor(self.projector(h)) for h in (h1, h2))
-        return {"h": torch.cat((h1, h2)), "p1": p1, "p2": p2, "z1": z1, "z2": z2}
+        return {"h": h1, "p1": p1, "p2": p2, "z1": z1, "z2": z2}
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         p1, p2, z1, z2 = (embeddings[name] for name in ("p1", "p2", "z1", "z2"))
         loss = regression_loss(p1, z2.detach()) + regression_loss(p2, z1.detach())  # 0 to 8
         logs = {"chance_loss": torch.full_like(loss, 4.0)}  # of unrelated directions
-        return StepOutput(loss, embeddings["h"].detach(), logs, {}, torch.cat((p1, p2)).detach())
+        return StepOutput(loss, embeddings["h"].detach(), logs, {}, p1.detach())
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         momentum = cosine(clock, self.momentum, 1.0)

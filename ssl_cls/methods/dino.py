@@ -72,7 +72,7 @@ class DINO(Method):
         loss = cross_view_cross_entropy(targets, log_probs)
         rows = teacher.flatten(0, 1)
         carry = {"sum": rows.sum(0), "count": rows.new_tensor(len(rows))}
-        return StepOutput(loss, embeddings["h"].detach().flatten(0, 1), teacher_figures(targets), carry)
+        return StepOutput(loss, embeddings["h"][:, 0].detach(), teacher_figures(targets), carry)
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         self.centring.update([c["sum"] for c in carries], [c["count"] for c in carries])

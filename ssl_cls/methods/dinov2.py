@@ -190,7 +190,7 @@ class DINOv2(Method):
             "patch_sum": patches.sum(0),
             "patch_count": patches.new_tensor(len(patches)),
         }
-        return StepOutput(loss, embeddings["teacher_h"].detach().flatten(0, 1), parts | teacher_figures(targets), carry)
+        return StepOutput(loss, embeddings["teacher_h"][:, 0].detach(), parts | teacher_figures(targets), carry)
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         if self.centring and self.patch_centring:

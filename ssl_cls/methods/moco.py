@@ -100,7 +100,7 @@ class MoCo(Method):
         q = torch.stack([self.projector(features) for features in h], dim=1)  # [N, directions, D]
         with torch.no_grad():  # stop-gradient
             k = torch.stack([self._keys(key, batch) for _, key in directions], dim=1)
-        return {"h": torch.cat(h), "q": q, "k": k}
+        return {"h": h[0], "q": q, "k": k}
 
     def _keys(self, images: Tensor, batch: Batch) -> Tensor:
         """The key encoder's [N, D] for this rank's images, each encoded where the shuffled batch has it."""
@@ -118,7 +118,7 @@ class MoCo(Method):
         pretext_top1 = 100 * torch.stack([top1 for _, top1 in found]).mean()  # near 100 early: batch norm tells
         chance = q.shape[1] * math.log(1 + len(self.queue))  # of every key being as likely
         logs = {"pretext_top1": pretext_top1, "chance_loss": torch.full_like(pretext_top1, chance)}
-        return StepOutput(loss, embeddings["h"].detach(), logs, {"keys": k}, q.detach().flatten(0, 1))
+        return StepOutput(loss, embeddings["h"].detach(), logs, {"keys": k}, q[:, 0].detach())
 
     @torch.no_grad()
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:

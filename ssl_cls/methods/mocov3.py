@@ -102,8 +102,7 @@ class MoCoV3(Method):
         alignment = (F.cosine_similarity(q1, k2) + F.cosine_similarity(q2, k1)).mean().detach() / 2
         chance = 4 * temperature * math.log(len(q1) * num_ranks())  # of every key being as likely, in both directions
         logs = {"positive_similarity": alignment, "chance_loss": torch.full_like(alignment, chance)}
-        h, q = (embeddings[name].detach().flatten(0, 1) for name in ("h", "q"))
-        return StepOutput(loss, h, logs, {}, q)
+        return StepOutput(loss, embeddings["h"][:, 0].detach(), logs, {}, q1.detach())
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
         """Differs: moved after the optimizer's step, the authors before the next keys: the same but for the clock."""

@@ -70,5 +70,4 @@ class SimCLR(Method):
         alignment = (z[0] * z[1]).sum(1).mean().detach()
         chance = math.log(2 * len(z[0]) * num_ranks() - 1)  # of every candidate being as likely
         logs = {"positive_similarity": alignment, "chance_loss": torch.full_like(alignment, chance)}
-        h = embeddings["h"].detach().transpose(0, 1).flatten(0, 1)  # [2N, dim]
-        return StepOutput(loss, h, logs, {}, z.detach().flatten(0, 1))
+        return StepOutput(loss, embeddings["h"][:, 0].detach(), logs, {}, z[0].detach())

@@ -49,13 +49,13 @@ class SimSiam(Method):
         h1, h2 = (self.backbone(view) for view in batch.views["global"])  # each view has batch statistics of its own
         z1, z2 = self.projector(h1), self.projector(h2)
         p1, p2 = self.predictor(z1), self.predictor(z2)
-        return {"h": torch.cat((h1, h2)), "p1": p1, "p2": p2, "z1": z1, "z2": z2}
+        return {"h": h1, "p1": p1, "p2": p2, "z1": z1, "z2": z2}
 
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         p1, p2, z1, z2 = (embeddings[name] for name in ("p1", "p2", "z1", "z2"))
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2  # -1 to 1
         logs = {"chance_loss": torch.zeros_like(loss)}  # of unrelated directions
-        return StepOutput(loss, embeddings["h"].detach(), logs, {}, torch.cat((z1, z2)).detach())
+        return StepOutput(loss, embeddings["h"].detach(), logs, {}, z1.detach())
 
     def param_groups(self) -> list[ParamGroup]:
         """Weight decay on everything; the predictor's learning rate stays at its peak (section 4.1, appendix A)."""

@@ -205,7 +205,7 @@ def test_what_is_evaluated_is_the_teachers_backbone_without_a_head(miniature_vit
     output = take_step(method, batch, CLOCK)
     assert method.encoder is method.teacher_backbone
     assert isinstance(method.encoder.model, VisionTransformer)
-    assert output.embedding.shape == (16, method.backbone.dim)
+    assert output.embedding.shape == (8, method.backbone.dim)
 
 
 @BOTH

@@ -79,7 +79,7 @@ def tiny() -> tuple[torch.nn.Module, Batch]:
 def test_what_is_evaluated_is_the_backbone_and_not_the_projection() -> None:
     method, batch = tiny()
     assert method.encoder is method.backbone
-    assert method(batch, Clock(0, 10, 10)).embedding.shape == (16, method.backbone.dim)
+    assert method(batch, Clock(0, 10, 10)).embedding.shape == (8, method.backbone.dim)
 
 
 def test_the_loss_does_not_depend_on_the_scale_of_the_projection() -> None:
