@@ -44,8 +44,7 @@ class Try(NamedTuple):
 
 @spec
 class FineTune(Training):
-    """A head and what `strategy` says of the network, trained on exactly n labels. The head is fresh, or, with
-    head="probe", begins as the one that `fewlabel` fits on these labels.
+    """A head and what `strategy` says of the network, trained on exactly n labels.
 
     A class-balanced fifth of the n labels chooses the learning rate, by the loss without smoothing; then all n are
     trained on, for as many steps. With all labels, `val` is what chooses. With fewer than two labels a class none can
@@ -72,7 +71,6 @@ class FineTune(Training):
     inference: Option[Inference] = "center"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.n_labels == "all" and len(self.draws) != 1:
             raise ValueError("draws must be a single one where n_labels is all: there is nothing to draw")
         if not self.learning_rates:

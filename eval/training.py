@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from timm.utils import ModelEmaV3
@@ -12,8 +12,6 @@ from torch import Tensor
 from eval import mixing, strategies
 from eval.base import Encoder, Option
 from eval.classifier import Classifier
-from eval.features import batches
-from eval.fewlabel import chosen_head
 from eval.losses import Loss, loss, loss_for
 from eval.schedules import Schedule, has_stalled, learning_rate
 from eval.strategies import OptimizerName, Strategy
@@ -23,7 +21,7 @@ from ssl_cls.augment.view import View
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
 from ssl_cls.data.catalog import fitting
-from ssl_cls.data.source import Source, all_labels
+from ssl_cls.data.source import Source
 from ssl_cls.data.stream import Stream
 from ssl_cls.spec import Count, Fraction, Natural, NonNegative, spec
 
@@ -49,15 +47,7 @@ class Training:
     dropout: Option[Fraction] = 0.0  # before the head
     drop_path: Option[Fraction] = 0.0  # in the last block; less below
     ema: Option[Fraction] = 0.0  # decay a step of the averaged weights that are then used; 0: off
-    head: Option[Literal["fresh", "probe"]] = "fresh"  # probe: start at the linear probe's (Kumar et al. 2022)
     patience: Option[Natural] = 0  # stop after so many of 20 looks at held-out labels without a better one; 0: never
-
-    def __post_init__(self) -> None:
-        if self.head == "probe" and self.loss in ("mse", "hinge"):
-            raise ValueError(
-                f"head must be fresh with the loss {self.loss}: the probe's is a logistic regression, whose logits are "
-                f"log-odds, not the scores that {self.loss} wants"
-            )
 
 
 class Course(NamedTuple):
@@ -108,8 +98,6 @@ def train(
         example = torch.zeros(1, channels, size, size, device=device)
         model = Classifier(encoder.network, num_classes, example, training.dropout, training.drop_path)
         model.to(memory_format=torch.channels_last)
-        if training.head == "probe":
-            _start_at_probe(model, encoder, source, num_classes)
         strategies.freeze(model, strategy, training.top_blocks)
         strategies.train_mode(model)
         averaged = ModelEmaV3(model, decay=training.ema) if training.ema else None
@@ -137,19 +125,6 @@ def train(
     if watch.best is not None:
         final.load_state_dict(watch.best)
     return final, watch.course
-
-
-def _start_at_probe(model: Classifier, encoder: Encoder, source: Source, num_classes: int) -> None:
-    """The head that `fewlabel` would choose on the same images: what was pretrained is not torn up to fit a random one.
-
-    Linear probing, then fine-tuning (Kumar et al. 2022, section 4).
-    """
-    weight = model.head.weight
-    with torch.no_grad():
-        features = torch.cat([model.network.features(x) for x in batches(encoder, source, weight.device)])  # type: ignore[operator]
-        best, heads = chosen_head(features, all_labels(source).to(weight.device), num_classes)
-        weight.copy_(heads.weight[best].T)
-        model.head.bias.copy_(heads.bias[best])
 
 
 def _shown(batch: Batch, training: Training, num_classes: int, seed: int, step: int) -> tuple[Tensor, Tensor, float]:

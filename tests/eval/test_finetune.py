@@ -10,11 +10,7 @@ from torch import Tensor, nn
 from eval.base import Context, Encoder, EvalData, Provenance
 from eval.classifier import Classifier
 from eval.data import open_data
-from eval.draws import label_draw, pool_labels
-from eval.features import extract
-from eval.fewlabel import FewLabel, chosen_head
 from eval.finetune import FineTune
-from eval.inference import logits
 from eval.overrides import evaluators
 from eval.training import mild_views, train
 from ssl_cls.augment.presets import supervised
@@ -234,33 +230,6 @@ def test_every_way_of_training_learns(changed: dict[str, Any], tmp_path: Path, c
     assert ("cross_entropy" in result.metrics) == (changed.get("loss", "ce") in ("ce", "focal"))
     assert result.classifier is not None
     assert result.classifier.class_names == ["top", "middle", "bottom"]
-
-
-def test_a_head_that_starts_at_the_probe_is_fewlabel_s(tmp_path: Path, context: Context) -> None:
-    """A step that moves nothing leaves what fewlabel solves in closed form on the same labels: logits, and row."""
-    encoder, data = _encoder(_backbone(0), tmp_path), _data()
-    still = replace(QUICK, head="probe", strategy="head", learning_rates=(1e-12,), steps=1)
-    (tuned,), (probe,) = (one.run(encoder, data, context) for one in (still, FewLabel(n_labels=(30,), draws=(0,))))
-    assert tuned.predictions.equal(probe.predictions)
-    assert tuned.metrics == pytest.approx(probe.metrics, rel=1e-3)
-
-    labels = pool_labels(data.train, data.val)
-    drawn = label_draw(labels, CLASSES, 30, 0)
-    pool = torch.cat([extract(encoder, source, context) for source in (data.train, data.val)])
-    best, heads = chosen_head(pool[drawn], labels[drawn], CLASSES)
-    assert tuned.classifier is not None
-    answers = logits(tuned.classifier.model, encoder, data.test, context.device)
-    torch.testing.assert_close(answers, heads.logits(extract(encoder, data.test, context), best), rtol=1e-3, atol=1e-3)
-
-
-def test_a_probe_is_no_start_for_losses_of_other_logits() -> None:
-    for loss in ("ce", "bce", "focal"):
-        assert evaluators(["finetune"], ["finetune.head=probe", f"finetune.loss={loss}"])
-    for loss in ("mse", "hinge"):
-        with pytest.raises(ValueError, match="head must be fresh"):
-            FineTune(head="probe", loss=loss)  # type: ignore[arg-type]
-        with pytest.raises(UserError, match=r"finetune\.head: must be fresh"):
-            evaluators(["finetune"], ["finetune.head=probe", f"finetune.loss={loss}"])
 
 
 def test_all_labels_are_chosen_on_val_and_counted_in_epochs(tmp_path: Path, context: Context) -> None:
