@@ -48,21 +48,29 @@ def nearest(
     height = max(1, min(len(queries), _CHUNK // len(bank)))
     groups = max(1, math.isqrt(len(bank) // max(1, k)) // 2)
     width = -(-len(bank) // groups)
-    room = x.new_full((height, groups * width), -math.inf)
-    products = x.new_empty(height, len(bank))
+    rooms = x.new_full((len(metrics), height, groups, width), -math.inf)
+    tops = x.new_empty(len(metrics), height, width)
+    products = x.new_empty(height * width)
     found: list[list[Neighbours]] = [[] for _ in metrics]
     for start in range(0, len(queries), height):
         part = queries[start : start + height]
         y = part - mean
-        dots = torch.mm(y, x.T, out=products[: len(y)])
-        for metric, ranking, answer in zip(metrics, rankings, found, strict=True):
-            values = room[: len(y), : len(bank)]
-            torch.addcmul(ranking.shift, dots, ranking.scale, out=values)
-            if ranking.tilt is not None:
-                values.addr_(y @ mean, ranking.tilt)
-            if leave_one_out:
-                values.diagonal(start).fill_(-math.inf)
-            ranked, index = _largest(room[: len(y)].view(len(y), groups, width), k)
+        offset = y @ mean
+        tops.fill_(-math.inf)
+        for group, rows in enumerate(torch.split(x, width)):  # a block of products at a time, while it is in the cache
+            columns = slice(group * width, group * width + len(rows))
+            dots = torch.mm(y, rows.T, out=products[: len(y) * len(rows)].view(len(y), len(rows)))
+            for ranking, room, top in zip(rankings, rooms, tops, strict=True):
+                values = room[: len(y), group, : len(rows)]
+                torch.addcmul(ranking.shift[columns], dots, ranking.scale[columns], out=values)
+                if ranking.tilt is not None:
+                    values.addr_(offset, ranking.tilt[columns])
+                if leave_one_out:
+                    values.diagonal(start - columns.start).fill_(-math.inf)
+                highest = top[: len(y), : len(rows)]
+                torch.maximum(highest, values, out=highest)
+        for metric, room, top, answer in zip(metrics, rooms, tops, found, strict=True):
+            ranked, index = _largest(room[: len(y)], top[: len(y)], k)
             answer.append(Neighbours(_similarity(metric, ranked, part, y, x), index))
     return [Neighbours(*(torch.cat(piece) for piece in zip(*parts, strict=True))) for parts in found]
 
@@ -104,13 +112,16 @@ def _spread(x: Tensor) -> Tensor:
     return torch.where(spread > 0, spread, 1.0)
 
 
-def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row of [Q, G, W] seen as [Q, G * W], falling, and their places, int64 [Q, k]."""
+def _largest(values: Tensor, highest: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row of [Q, G, W] seen as [Q, G * W], falling, and their places, int64 [Q, k].
+
+    highest: the maxima over G, [Q, W].
+    """
     _, groups, width = values.shape
     if groups == 1:
         top = values[:, 0].topk(k, dim=1)
         return top.values, top.indices
-    columns = values.amax(1).topk(k, dim=1, sorted=False).indices
+    columns = highest.topk(k, dim=1, sorted=False).indices
     candidates = values.gather(2, columns[:, None].expand(-1, groups, -1)).flatten(1)
     top = candidates.topk(k, dim=1)
     return top.values, top.indices // k * width + columns.gather(1, top.indices % k)

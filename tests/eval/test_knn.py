@@ -58,6 +58,18 @@ def test_e2_scale_changes_nothing_and_shift_does() -> None:
         assert not torch.equal(plain, _answers(bank + 3, labels, queries + 3, 10, backend))
 
 
+def test_every_backend_gives_the_same_votes() -> None:
+    bank, queries, labels = _features(300, 6, 6), _features(200, 6, 7), torch.arange(300) % CLASSES
+    for metrics in (("cosine",), ("centred",), ("cosine", "centred", "euclidean")):
+        given = [
+            [votes for _, votes in KNN(metrics=metrics, backend=name)._votes(Split(bank, labels), queries, CLASSES)]
+            for name in ("auto", "torch", "faiss")
+        ]
+        for auto, by_torch, by_faiss in zip(*given, strict=True):
+            torch.testing.assert_close(auto, by_torch, atol=1e-5, rtol=0)
+            torch.testing.assert_close(auto, by_faiss, atol=1e-5, rtol=0)
+
+
 def test_centring_undoes_a_shift() -> None:
     bank, queries, labels = _features(300, 6, 6), _features(200, 6, 7), torch.arange(300) % CLASSES
     knn = KNN(k=(10,))

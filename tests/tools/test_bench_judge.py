@@ -15,7 +15,7 @@ def test_all_searches_find_the_same_rows() -> None:
     tool = runpy.run_path(TOOL)
     bank, queries, _ = tool["features"](900, 270, 24)
     ours, *others = (way().sort(1).values for way in tool["searches"](bank, queries).values())
-    assert len(others) == 3
+    assert len(others) == 5
     assert all(torch.equal(ours, theirs) for theirs in others)
 
 
@@ -33,9 +33,16 @@ def test_it_prints_what_it_measured(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         runpy.run_path(TOOL, run_name="__main__")
     assert not ended.value.code
     said = " ".join(capsys.readouterr().out.split())
-    for name in ("kNN, torch", "kNN, faiss", "bare torch", "bare faiss", "sweep", "encoding"):
+    for name in (
+        "kNN, torch, cosine",
+        "kNN, faiss, both",
+        "bare torch",
+        "bare faiss",
+        "sweep",
+        "encoding, resnet_small",
+    ):
         assert f" {name} " in said
     assert "3 heads on 900 x 24" in said
-    assert "90 epochs of encoding" in said
+    assert "90 epochs of encoding by resnet18_small" in said
     assert "extrapolated from 2 batches" in said
     assert "70 queries of 900 x 24" in said
