@@ -31,7 +31,8 @@ def run(minutes: int, folder: Path, seed: int = 0) -> list[Row]:
     streams.images(folder / "images", 120)
     recipe = write_recipe(folder, "simclr", epochs=100_000, checkpoint_every_steps=2, log_every_steps=1)
     text = recipe.read_text().replace("batch_size: 64", "batch_size: 32")
-    data = "{source: folder, path: images, workers: 2, max_bad_fraction: 0.5}"
+    # small views: a step takes a tenth of a second, so that a minute has hundreds, and a leak would show
+    data = "{source: folder, path: images, size: 64, workers: 2, max_bad_fraction: 0.5}"
     recipe.write_text(text.replace("{source: digits}", data))
     run, went_on, flat, figures = run_folder(folder, "simclr"), 0, 0, []
     shared_before = len(list(Path("/dev/shm").iterdir()))
