@@ -57,14 +57,20 @@ def curves(runs: Sequence[tuple[int, Sequence[tuple[float, float]]]], name: str)
         return canvas.svg(figure, f"{name} against epochs")
 
 
-def label_efficiency(panels: Sequence[Panel], series: Mapping[str, int]) -> str:
-    """Accuracy over the number of labels, a panel each; rings mark where scratch catches up."""
+def label_efficiency(panels: Sequence[tuple[str, Panel, Mapping[str, int]]]) -> str:
+    """Accuracy over the number of labels, two panels in a row; rings mark where scratch catches up.
+
+    panels: title, what to draw, and the colour of the lines that have one, by label.
+    """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE | _ROOMY):
-        figure = Figure(figsize=(4.8 * len(panels), 3.3), layout="constrained")
-        for number, panel in enumerate(panels):
-            axes = figure.add_subplot(1, len(panels), number + 1)
+        figure = Figure(figsize=(4.8 * columns, 3.3 * rows), layout="constrained")
+        for number, (title, panel, series) in enumerate(panels):
+            axes = figure.add_subplot(rows, columns, number + 1)
             _efficiency(axes, panel, series)
-            if number == 0:
+            axes.set_title(title, fontsize=10, loc="left", color=MUTED)
+            if number % columns == 0:
                 axes.set_ylabel("top-1, %")
         return canvas.svg(figure, "top-1 over the number of labels")
 
@@ -91,7 +97,6 @@ def _efficiency(axes: Axes, panel: Panel, series: Mapping[str, int]) -> None:
         axes.plot([mark.labels], [mark.top1], "o", color=INK, markersize=10, markerfacecolor="none")
     axes.set_xscale("log")
     axes.set_xlabel("labels")
-    axes.set_title(panel.title, fontsize=10, loc="left", color=MUTED)
     counts = sorted({n for curve in panel.curves for n in curve.points})
     axes.set_xticks(counts, [_count(n) for n in counts], minor=False)
     axes.set_xticks([], minor=True)

@@ -72,11 +72,13 @@ def write(
 
 
 def label_efficiency(groups: Sequence[Group]) -> str:
-    """The curves of the first group that has some, as an SVG file's text; "" where none has."""
-    for group in groups:
-        if panels := efficiency.panels(group):
-            return canvas.standalone(plots.label_efficiency(panels, series_of(group)))
-    return ""
+    """The curves of all groups, as an SVG file's text; "" where none has any."""
+    panels = [
+        (f"{canvas.short(group.backbone)}: {panel.title}", panel, series_of(group))
+        for group in groups
+        for panel in efficiency.panels(group)
+    ]
+    return canvas.standalone(plots.label_efficiency(panels)) if panels else ""
 
 
 def page(

@@ -121,7 +121,7 @@ def _labels(group: Group, series: dict[str, int]) -> dict[str, Any]:
     """Label-efficiency curves, and what they say."""
     panels = efficiency.panels(group)
     return {
-        "efficiency": [Markup(plots.label_efficiency([panel], series)) for panel in panels],
+        "efficiency": [Markup(plots.label_efficiency([(panel.title, panel, series)])) for panel in panels],
         "efficiency_says": [text for panel in panels for text in panel.sentences],
     }
 

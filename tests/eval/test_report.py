@@ -295,6 +295,7 @@ def test_label_efficiency_is_a_file_of_its_own_for_light_and_dark(
     assert [path.name for path in written][-2:] == ["label_efficiency.svg", "index.html"]
     drawing = ElementTree.fromstring(written[-2].read_text())
     text = " ".join(drawing.itertext())
+    assert all(f"{group.backbone}: " in text for group in found)
     assert "simclr</svg><script>" in text  # as text: the file is well-formed, and no element is called script
     assert not [x for x in drawing.iter() if x.tag.endswith("script")]
     style = next(x for x in drawing.iter() if x.tag.endswith("style")).text or ""
