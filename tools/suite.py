@@ -73,6 +73,7 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
         suite.pretrain(one, then)
 
     launch.use_all_cores()
+    launch.keep_freed_memory()
     if runs and not judged:
         screen = Console(highlight=False)
         written = unlabelled.present([one.run.folder for one in runs], command, asked.folder, screen)
