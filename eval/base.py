@@ -1,5 +1,6 @@
 """What an evaluator is, what it may know, and the row it answers with."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from eval.classifier import Trained
-from ssl_cls.data.source import Source
+from ssl_cls.data.source import Source, all_labels
 
 T = TypeVar("T")
 
@@ -60,6 +61,15 @@ class EvalData:
     val: Source
     test: Source
     num_classes: int
+
+    @property
+    def sha256(self) -> str:
+        """Of what the three splits hold, images and labels: a name alone does not say."""
+        digest = hashlib.sha256()
+        for source in (self.train, self.val, self.test):
+            digest.update(f"{source.fingerprint} {len(source)} ".encode())
+            digest.update(all_labels(source).cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def judge(
     and then renamed, the rows last, so that what the rows speak of is always there. Classifiers to use go beside
     eval/, to classifier/. `again`: rows that are there are made again, and with them their classifiers.
     """
+    own = {"data_sha256": data.sha256}
     kept = _read_rows(encoder.out / "results.jsonl")
     context.barrier()  # all have read what is known before anybody writes
     answer = []
@@ -43,6 +44,7 @@ def judge(
             "spec": specification(evaluator),
             "encoder_sha256": encoder.sha256,
             "dataset": data.name,
+            **own,
             "seed": encoder.provenance.seed,
         }
         known = [old for old in kept if all(old.get(key) == value for key, value in identity.items())]
@@ -55,7 +57,7 @@ def judge(
         if context.rank:
             continue
         seconds = (time.perf_counter() - begun) / max(1, len(results))
-        made = [{**row(encoder, data, context, result), "spec": identity["spec"]} for result in results]
+        made = [{**row(encoder, data, context, result), "spec": identity["spec"], **own} for result in results]
         new = {_place(one) for one in made}
         kept = [old for old in kept if _place(old) not in new] + made
         _store(encoder.out, results, seconds, kept, data)

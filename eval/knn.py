@@ -62,8 +62,8 @@ class KNN:
     def _votes(
         self, bank: Split, queries: Tensor, num_classes: int, leave_one_out: bool = False
     ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        """Every setting, and its votes [N, num_classes]: one search, with the largest k."""
-        sizes = sorted({min(k, len(bank.y) - leave_one_out) for k in self.k})
+        """Every setting, and its votes [N, num_classes]: one search, with the largest k. Of a smaller bank all vote."""
+        sizes = sorted(set(self.k))
         alone = len(self.metrics) == 1 and bank.x.device.type == "cpu"
         by_faiss = self.backend == "faiss" or (self.backend == "auto" and alone)
         search = nearest_by_faiss if by_faiss else nearest

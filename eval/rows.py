@@ -7,6 +7,7 @@ were classified correctly, as packed bits in base64; null where unknown) and, wh
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -26,14 +27,18 @@ from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.health import Verdict
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
 def collect(sources: Sequence[Path]) -> list[Row]:
     """The rows of run directories and of committed .jsonl files, in the order given.
 
+    Sources without rows are passed over by name: `runs/*` has runs in it that are not judged yet, and comparisons.
+
     Raises:
-        UserError: a source that is neither, that has no rows, or a malformed line (named as file:line).
+        UserError: a source that is neither, no row in any, or a malformed line (named as file:line).
     """
     runs = [source for source in sources if source.is_dir()]
     labels_of = cache(lambda dataset: _test_labels(dataset, runs))
@@ -55,8 +60,11 @@ def collect(sources: Sequence[Path]) -> list[Row]:
         else:
             raise UserError("no such run directory or file", str(source), "give run directories or results/*.jsonl")
         if not found:
-            raise UserError("no result rows here", str(source), "evaluate first: python tools/evaluate.py RUNDIR")
+            log.warning("%s: no result rows here, passed over", source)
         rows += found
+    if not rows:
+        where = ", ".join(map(str, sources))
+        raise UserError("no result rows here", where, "evaluate first: python tools/evaluate.py RUNDIR")
     return rows
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +7,16 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+from eval import encoders
 from eval.base import Context, Encoder, EvalData, Provenance
+from eval.data import open_data
 from eval.frozen import Split
 from eval.knn import KNN, vote
 from eval.metrics import accuracy
 from eval.neighbours import nearest, nearest_by_faiss
 from ssl_cls.data.arrays import Arrays
+from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.source import Subset
 
 CLASSES = 5
 BACKENDS = {"torch": nearest, "faiss": nearest_by_faiss}
@@ -68,6 +73,18 @@ def test_every_backend_gives_the_same_votes() -> None:
         for auto, by_torch, by_faiss in zip(*given, strict=True):
             torch.testing.assert_close(auto, by_torch, atol=1e-5, rtol=0)
             torch.testing.assert_close(auto, by_faiss, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("choose", ["val", "leave_one_out"])
+def test_k_beyond_the_bank_is_all_of_it(choose: str, tmp_path: Path) -> None:
+    """train alone, and train with val, are banks of different sizes, and k is chosen on the smaller."""
+    data = open_data(DataConfig("digits"))
+    few = replace(
+        data, train=Subset(data.train, torch.arange(90), "few"), val=Subset(data.val, torch.arange(12), "few")
+    )
+    pixels = encoders.load("pixels", data, 0)
+    (result,) = KNN(k=(200,), choose=choose).run(pixels, few, Context(torch.device("cpu"), cache=tmp_path))
+    assert (result.settings["k"], result.n_train) == (200, 102)
 
 
 def test_centring_undoes_a_shift() -> None:
@@ -150,7 +167,10 @@ def _run(data: EvalData, tmp_path: Path, knn: KNN | None = None) -> tuple[KNN, l
 
 def test_e6_a_bank_smaller_than_k_is_used_whole(tmp_path: Path) -> None:
     _, (result,) = _run(_data(7, 6), tmp_path)
-    assert {each["settings"]["k"] for each in result.optimism} == {5, 10, 13}
+    for centred in (False, True):
+        top1 = {x["settings"]["k"]: x["top1"] for x in result.optimism if x["settings"]["centred"] == centred}
+        assert set(top1) == {5, 10, 20, 50, 100, 200}
+        assert len({top1[k] for k in (20, 50, 100, 200)}) == 1  # all 13 vote
     assert result.n_train == 13
     assert len(result.predictions) == result.n_test == 60
 

@@ -55,6 +55,19 @@ def test_a_data_set_that_nobody_published_on_is_one_screen_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_without_rows_beside_others_is_passed_over_by_name(
+    synthetic_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """runs/* has the last comparison in it, and runs that are not judged yet."""
+    run = synthetic_run("pixels", "pixels", [{"evaluator": "knn/v1", "correct": np.arange(360) % 4 > 0}])
+    (tmp_path / "comparison").mkdir()
+    done = compare(run, tmp_path / "comparison", "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "no result rows" in done.stdout + done.stderr
+    assert "comparison" in done.stdout + done.stderr
+    assert (tmp_path / "out" / "index.html").exists()
+
+
 def test_a_folder_without_rows_is_one_screen_and_exit_2(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = compare("empty", cwd=tmp_path)

@@ -24,7 +24,7 @@ from eval.linear import Linear
 from eval.rows import optimism, predictions
 from eval.sheet import write_features
 from ssl_cls.data.catalog import DataConfig
-from ssl_cls.data.source import all_labels
+from ssl_cls.data.source import Subset, all_labels
 from ssl_cls.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,15 @@ def test_what_has_changed_is_done_again_and_takes_the_old_row_s_place(
     lines = [json.loads(line) for line in (encoder.out / "results.jsonl").read_text().splitlines()]
     assert [line["evaluator"] for line in lines] == ["linear/v1", "knn/v1"]
     assert lines[1] == new
+
+
+def test_other_images_or_labels_under_the_same_name_are_judged_anew(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    (before,) = judge(encoder, data, [KNN()], context)
+    fewer = replace(data, test=Subset(data.test, torch.arange(50), data.test.name))
+    (after,) = judge(encoder, fewer, [KNN()], context)
+    assert (before["n_test"], after["n_test"]) == (len(data.test), 50)
 
 
 def test_two_data_sets_live_side_by_side(encoder: Encoder, data: EvalData, context: Context) -> None:
