@@ -14,6 +14,10 @@ from torch.nn import functional as F
 M = TypeVar("M", bound=nn.Module)
 
 
+def in_full_precision(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def num_ranks() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
@@ -117,11 +121,13 @@ class SyncBatchNorm(_GlobalBatchNorm):
     """Batch norm over the global batch, on any backend (torch's own refuses gloo). Equal local batches are assumed.
 
     The mean first, then the variance around it: two small exchanges, without the cancellation of E[x^2] - E[x]^2.
+    In full precision, as torch's: autocast hands over bfloat16.
     """
 
     def normalise(self, x: Tensor) -> Tensor:
         if num_ranks() == 1:
             return nn.modules.batchnorm._BatchNorm.forward(self, x)
+        given, x = x.dtype, in_full_precision(x)
         dims = [d for d in range(x.ndim) if d != 1]
         shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
         centred = x - mean(x.mean(dims)).view(shape)
@@ -129,7 +135,7 @@ class SyncBatchNorm(_GlobalBatchNorm):
         count = x.numel() / x.shape[1] * num_ranks()
         self.track((x - centred).mean(dims), variance * (count / (count - 1)))
         y = centred * (variance + self.eps).rsqrt().view(shape)
-        return y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+        return (y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y).to(given)
 
 
 class SplitBatchNorm(_GlobalBatchNorm):

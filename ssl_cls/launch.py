@@ -37,7 +37,7 @@ def _under_launcher() -> bool:
 
 def has_bf16(on_cpu: bool) -> bool:
     """Whether matrix products in bfloat16 are done by the hardware, in about half the time of float32."""
-    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def keep_freed_memory() -> None:

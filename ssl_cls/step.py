@@ -16,7 +16,7 @@ from ssl_cls import optim, rng
 from ssl_cls.clock import Clock
 from ssl_cls.config import Recipe
 from ssl_cls.data.batch import Batch
-from ssl_cls.methods.base import Method, StepOutput, in_full_precision
+from ssl_cls.methods.base import Method, StepOutput
 from ssl_cls.plan import Plan
 from ssl_cls.safety import Gate
 
@@ -87,7 +87,7 @@ class Step:
             for number, batch in enumerate(batches):
                 self._seed(clock, number, len(batches))
                 parts.append(self.method.embed(batch, clock))
-        whole = {name: in_full_precision(torch.cat([part[name] for part in parts])) for name in parts[0]}
+        whole = {name: ranks.in_full_precision(torch.cat([part[name] for part in parts])) for name in parts[0]}
         for x in whole.values():
             x.requires_grad_(x.is_floating_point())
         output = self.method.loss(whole, _without_pixels(batches), clock)

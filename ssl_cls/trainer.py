@@ -72,8 +72,8 @@ def pretrain(
                 return _train(recipe, source, run, accelerator, parts, signals, observers, then)
             except torch.OutOfMemoryError as error:
                 smaller = memory.halved(parts.planned, parts.method, parts.step.taken, accelerator.num_processes, error)
-            del parts  # out of the handler, whose traceback holds on to what did not fit
-            torch.cuda.empty_cache()
+            del parts  # out of the handler, whose traceback holds on to what did not fit, as Accelerate does
+            accelerator.free_memory()
             if accelerator.is_main_process:
                 run.announce(f"out of memory: {smaller} images at a time from here on, the global batch stays")
             adapted = replace(recipe, train=replace(recipe.train, micro_batch_size=smaller))
@@ -100,6 +100,10 @@ def _train(
     conditions = {**environment(), "precision": "bf16" if accelerator.mixed_precision == "bf16" else "fp32"}
     saved = run.latest()
     done = parts.restore(saved)
+    found = ranks.gather(torch.tensor([done], device=accelerator.device))
+    if bool((found != done).any()):
+        what = f"the ranks found checkpoints of different steps: {found.tolist()}"
+        raise RunError(what, str(run.checkpoints), "give all ranks one run directory that they share")
     if main:
         run.rewind(done, int(saved.state["metrics_bytes"]) if saved else 0)
         run.say(f"{'resuming at' if done else 'starting at'} step {done} of {planned.total_steps}; {conditions}")
@@ -142,6 +146,8 @@ def _train(
             saves = ends or completed % recipe.run.checkpoint_every_steps == 0
             logs = ends or completed % recipe.run.log_every_steps == 0
             judged = step.gate.read(wait=logs or saves or epoch_ends)
+            if judged is not None and judged.signal and judged.bad_rank < 0:
+                judged = step.gate.read(wait=True) or judged  # what is saved now must be judged, on a GPU too
             if judged is not None and judged.bad_rank >= 0:
                 _, batch = sampler.batch_indices(
                     judged.step, n=len(source), batch_size=recipe.train.batch_size, seed=recipe.seed
@@ -186,7 +192,7 @@ def _train(
                     )
             if (saves or stop) and not ends:
                 save(completed, needed=bool(stop))
-            if stop:
+            if stop and not ends:  # the last step was taken: nothing is left to stop
                 accelerator.wait_for_everyone()  # a launcher ends all ranks once one has ended: not within the save
                 raise SystemExit(exit_status(stop))
             if logs and main and recipe.health.stop:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
+from ssl_cls.distributed import in_full_precision
 
 
 class StepOutput(NamedTuple):
@@ -29,10 +30,6 @@ class ParamGroup:
     wd_scale: float = 1.0
     frozen_epochs: int = 0
     constant_lr: bool = False  # the peak throughout: SimSiam's predictor
-
-
-def in_full_precision(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class Method(nn.Module):

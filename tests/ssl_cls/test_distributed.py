@@ -5,6 +5,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from ssl_cls import distributed
 from ssl_cls.distributed import SplitBatchNorm, SyncBatchNorm
 
 
@@ -19,6 +20,20 @@ def network() -> nn.Sequential:
     nn.init.normal_(made[1].weight)
     nn.init.normal_(made[1].bias)
     return made
+
+
+def test_half_precision_is_normalised_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast a convolution hands over bfloat16; two ranks with the same batch are as one with it."""
+    monkeypatch.setattr(distributed, "num_ranks", lambda: 2)
+    monkeypatch.setattr(distributed, "mean", lambda x: x)
+    ours, plain = SyncBatchNorm.convert(nn.Sequential(nn.BatchNorm2d(4))), nn.BatchNorm2d(4, momentum=0.1)
+    x = images() + 30
+    y = ours(x.bfloat16())
+    expected = plain(x.bfloat16().float())
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, atol=2e-2, rtol=0)
+    torch.testing.assert_close(ours[0].running_mean, plain.running_mean)
+    torch.testing.assert_close(ours[0].running_var, plain.running_var, rtol=1e-2, atol=0)  # n / (n - 1): of both ranks
 
 
 def test_a_sample_depends_on_its_own_part_of_the_batch_alone() -> None:  # 2.2

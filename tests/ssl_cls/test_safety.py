@@ -356,3 +356,20 @@ def test_a_signal_finishes_the_step_saves_and_says_so_by_its_status(
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
     train(recipe(checkpoint_every_steps=100))
     assert "resuming at step 4 of" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_signal_before_the_last_step_finds_a_run_that_ends_whole(
+    recipe: Callable[..., config.Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing left to stop: the last checkpoint and the encoder are written, as without the signal."""
+    original = MAE.loss
+
+    def signalled(method, embeddings, batch: Batch, clock):  # type: ignore[no-untyped-def]
+        if clock.step == clock.total_steps - 2:  # seen as the last step begins
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(method, embeddings, batch, clock)
+
+    monkeypatch.setattr(MAE, "loss", signalled)
+    folder = train(recipe(checkpoint_every_steps=1000)).parent
+    assert (folder / "encoder" / "model.safetensors").exists()
+    assert weights(folder)
