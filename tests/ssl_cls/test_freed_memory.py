@@ -1,4 +1,4 @@
-"""Where a run executes, as far as one process can tell: two processes and the launcher are in tests/dist."""
+"""A CPU that keeps what a step frees."""
 
 import platform
 import subprocess
