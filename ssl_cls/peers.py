@@ -11,7 +11,7 @@ from ssl_cls import distributed as ranks
 from ssl_cls.errors import RunError
 
 _HOST_BYTES = 64
-_STATES = {"T": "is stopped", "t": "is stopped by a debugger", "D": "hangs in the kernel"}
+_STATES = {"T": "is stopped", "t": "is stopped by a debugger", "D": "waits for a disk or a device"}
 
 
 class Peers:

@@ -40,13 +40,13 @@ def two(monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]) -> Pe
 
 def soon(peers: Peers, expected: str) -> None:
     deadline = time.monotonic() + 20
-    while str(peers) != expected and time.monotonic() < deadline:
+    while not str(peers).startswith(expected) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert str(peers) == expected
+    assert str(peers).startswith(expected)
 
 
 def test_the_rank_that_is_stopped_or_gone_is_named(two: Peers, sleeper: subprocess.Popen[bytes]) -> None:
-    assert str(two).startswith("no rank on ")
+    soon(two, "no rank on ")  # a process that has just started may wait for its disk
     os.kill(sleeper.pid, signal.SIGSTOP)
     soon(two, f"rank 1 (process {sleeper.pid}) is stopped")
     sleeper.kill()
