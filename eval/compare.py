@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.lines import Column, Line, check_alike, make_lines
+from eval.lines import Column, Line, check_alike, make_lines, place
 from eval.record import Row
-from eval.stats import mcnemar, paired_bootstrap, student_t_interval
+from eval.stats import Interval, crossed_interval, mcnemar, paired_bootstrap
 
+_NO_RUNS = Interval(0.0, 0, 0, None, 0)
 # What the small CNN was measured to reach from scratch on so many Fashion-MNIST labels.
 _FLOORS = {600: 79.7, 100: 72.5}
 
@@ -29,20 +30,18 @@ class Difference:
     low: float = 0.0  # 95 % over test images: paired bootstrap
     high: float = 0.0
     p: float = 1.0
-    half_width: float | None = None  # 95 % over seeds and draws: Student t
-    n: int = 0
-    mcnemar: int | None = 0  # of these n, how many alone differ in this direction at 5 %; None: not run against run
+    spread: Interval = _NO_RUNS  # over seeds and draws
+    pairs: int = 0
+    mcnemar: int | None = 0  # of the pairs, how many alone differ in this direction at 5 %; None: not run against run
     refused: str = ""
 
-    @property
-    def outcome(self) -> str:
-        """ "better" or "worse" where both intervals leave zero out, else "undecided"; or "refused"."""
-        half_width = self.half_width or 0.0
+    def outcome(self, level: float = 0.95) -> str:
+        """ "better" or "worse" beyond the noise of test images and of runs, else "undecided"; or "refused"."""
         if self.refused:
             return "refused"
-        if min(self.low, self.points - half_width) > 0:
-            return "better"
-        return "worse" if max(self.high, self.points + half_width) < 0 else "undecided"
+        if self.p > 1 - level or abs(self.points) <= (self.spread.half_width(level) or 0.0):
+            return "undecided"
+        return "better" if self.points > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
 
     None where per-image predictions are missing or no draw is shared.
     """
-    ours, theirs, alone = [], [], []
+    ours, theirs, alone, each = [], [], [], {}
     for row in line.rows[column]:
         same_draw = [other for other in base.rows[column] if other.draw == row.draw]
         partners = [other for other in same_draw if other.seed == row.seed] or same_draw
@@ -117,14 +116,13 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
         if row.correct is not None and partners and len(correct) == len(partners):
             ours.append(row.correct.astype(np.float64))
             theirs.append(np.mean(correct, axis=0))
+            each[place(row)] = 100 * float(ours[-1].mean() - theirs[-1].mean())
             alone.append(mcnemar(row.correct, correct[0]) if len(correct) == 1 else None)
     if not ours:
         return None
     points, low, high, p = paired_bootstrap(np.mean(ours, axis=0), np.mean(theirs, axis=0))
-    each = [100 * float(a.mean() - b.mean()) for a, b in zip(ours, theirs, strict=True)]
-    _, half_width, n = student_t_interval(each)
-    rejecting = sum(q is not None and q < 0.05 and x * points > 0 for q, x in zip(alone, each, strict=True))
+    rejecting = sum(q is not None and q < 0.05 and x * points > 0 for q, x in zip(alone, each.values(), strict=True))
     return Difference(
-        *(line.label, base.kind, column, points, low, high, p, half_width, n),
+        *(line.label, base.kind, column, points, low, high, p, crossed_interval(each), len(each)),
         mcnemar=None if None in alone else rejecting,
     )

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from eval.record import Row
-from eval.stats import Interval, student_t_interval
+from eval.stats import Interval, crossed_interval
 from ssl_cls.errors import UserError
 
 _KINDS = ("pixels", "random", "pretrained", "scratch", "supervised")  # from top to bottom
+_ELSEWHERE = ("timm", "weights")
 _FAMILIES = {
     "knn": "kNN",
     "linear": "linear",
@@ -65,10 +66,15 @@ class Line:
     def kind(self) -> str:
         return self.identity.kind
 
+    @property
+    def label_free(self) -> bool:
+        """Pretrained here, so without labels. Weights from elsewhere may have seen labels, or the test images."""
+        return self.kind == "pretrained" and self.identity.method not in _ELSEWHERE
+
     @cached_property
     def cells(self) -> dict[Column, Interval]:
         """Top-1 in percent over seeds and draws."""
-        return {column: student_t_interval([row.top1 for row in rows]) for column, rows in self.rows.items()}
+        return {column: crossed_interval({place(row): row.top1 for row in rows}) for column, rows in self.rows.items()}
 
     @property
     def every_row(self) -> list[Row]:
@@ -79,6 +85,11 @@ class Line:
         """Of pretraining, mean over runs."""
         runs = {row.run: row.seconds for row in self.every_row if row.seconds is not None}
         return sum(runs.values()) / len(runs) if runs else None
+
+
+def place(row: Row) -> tuple[int, int]:
+    """Seed and label draw: where the row stands in its cell."""
+    return row.seed, -1 if row.draw is None else row.draw
 
 
 def make_lines(rows: Iterable[Row]) -> list[Line]:
@@ -93,11 +104,10 @@ def make_lines(rows: Iterable[Row]) -> list[Line]:
         if identity.kind == "supervised" and row.n_labels is not None:
             continue  # it was trained on all labels: a reference without few-label cells
         cell = found[identity][Column(row.evaluator, row.n_labels)]
-        place = (row.seed, -1 if row.draw is None else row.draw)
-        cell[place] = _the_same(cell.get(place, row), row)
+        cell[place(row)] = _the_same(cell.get(place(row), row), row)
     lines = []
     for identity, cells in found.items():
-        by_column = {column: [cell[place] for place in sorted(cell)] for column, cell in cells.items()}
+        by_column = {column: [cell[key] for key in sorted(cell)] for column, cell in cells.items()}
         lines.append(Line(identity, _label(identity, found), by_column))
     return sorted(lines, key=lambda line: _KINDS.index(line.kind))
 

@@ -27,7 +27,8 @@ def dots(group: Group, column: Column, series: Mapping[str, int]) -> str:
         figure = Figure(figsize=(3.8, 0.62 + 0.27 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
         for height, line in enumerate(lines):
-            mean, half_width, _ = line.cells[column]
+            cell = line.cells[column]
+            mean, half_width = cell.mean, cell.half_width()
             colour = SERIES[series[line.label]] if line.label in series else INK
             if half_width is not None:
                 axes.plot([mean - half_width, mean + half_width], [height] * 2, color=colour, linewidth=2)
@@ -81,7 +82,7 @@ def _efficiency(axes: Axes, panel: Panel, series: Mapping[str, int]) -> None:
         shift = _SPREAD ** (place - len(panel.curves) / 2)
         labels = [n * shift for n in curve.points]
         means = [cell.mean for cell in curve.points.values()]
-        halves = [cell.half_width or 0.0 for cell in curve.points.values()]
+        halves = [cell.half_width() or 0.0 for cell in curve.points.values()]
         line = {"scratch": (0, (4, 2)), "random": (0, (1, 2))}.get(curve.kind, "solid")
         axes.errorbar(
             *(labels, means, halves),
@@ -120,7 +121,8 @@ def cost(group: Group, column: Column, series: Mapping[str, int]) -> str:
         axes = figure.add_subplot()
         place = 0.01
         for line in (line for line in group.lines if column in line.cells):
-            mean, half_width, _ = line.cells[column]
+            cell = line.cells[column]
+            mean, half_width = cell.mean, cell.half_width()
             if line.seconds is None:
                 axes.axhline(mean, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
                 axes.annotate(

@@ -95,7 +95,7 @@ def _numbers(group: Group, series: dict[str, int]) -> dict[str, Any]:
                 "line": x.line,
                 "against": x.against,
                 "column": x.column.title,
-                "outcome": x.outcome,
+                "outcome": x.outcome(),
                 "figures": tables.difference(x)[3:],
             }
             for x in group.differences

@@ -1,6 +1,9 @@
 """Intervals over seeds and paired tests over test images."""
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +12,23 @@ from numpy.typing import NDArray
 _ZERO = 1e-9  # points: a difference that is nothing but rounding
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and label draws, and what is known of its spread."""
+
     mean: float
-    half_width: float | None  # None: one value has no spread
-    n: int
+    seeds: int
+    draws: int
+    error: float | None  # standard error; None: one value has no spread
+    freedom: int  # of Student's t
+
+    def half_width(self, level: float = 0.95) -> float | None:
+        return None if self.error is None else t_quantile((1 + level) / 2, self.freedom) * self.error
+
+    @property
+    def n(self) -> str:
+        """ "3", or "3×5": seeds, and label draws where there are several."""
+        return f"{self.seeds}" if self.draws == 1 else f"{self.seeds}×{self.draws}"
 
 
 class Difference(NamedTuple):
@@ -24,14 +40,34 @@ class Difference(NamedTuple):
     p: float
 
 
-def student_t_interval(values: list[float], level: float = 0.95) -> Interval:
-    """Mean of independent runs and the half width of its Student t interval (Student 1908)."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Interval(mean, None, 1)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return Interval(mean, t_quantile((1 + level) / 2, n - 1) * math.sqrt(variance / n), n)
+def crossed_interval(values: Mapping[tuple[int, int], float]) -> Interval:
+    """Of runs by (seed, label draw): what the mean would be for other seeds and other draws, Student's t.
+
+    All seeds are judged on the same draws, so runs are not independent. The variance of the mean is that between the
+    seeds' means plus that between the draws' means (two crossed random factors), each divided by their number; what
+    neither explains is counted in both, which errs on the wide side. Degrees of freedom as Satterthwaite (1946),
+    rounded down. A factor of one level adds nothing: then the interval does not speak of it.
+    """
+    levels: tuple[dict[int, list[float]], ...] = (defaultdict(list), defaultdict(list))
+    for place, value in values.items():
+        for factor, level in zip(levels, place, strict=True):
+            factor[level].append(value)
+    seeds, draws = map(len, levels)
+    mean = math.fsum(values.values()) / len(values)
+    parts = [(_variance(list(factor.values())) / len(factor), len(factor) - 1) for factor in levels if len(factor) > 1]
+    if not parts:
+        return Interval(mean, seeds, draws, None, 0)
+    variance = math.fsum(part for part, _ in parts)
+    weight = math.fsum(part**2 / freedom for part, freedom in parts)
+    freedom = int(variance**2 / weight + 1e-9) if weight else sum(freedom for _, freedom in parts)
+    return Interval(mean, seeds, draws, math.sqrt(variance), freedom)
+
+
+def _variance(groups: list[list[float]]) -> float:
+    """Of the groups' means."""
+    means = [math.fsum(group) / len(group) for group in groups]
+    centre = math.fsum(means) / len(means)
+    return math.fsum((mean - centre) ** 2 for mean in means) / (len(means) - 1)
 
 
 def wilson_interval(percent: float, n: int) -> tuple[float, float]:

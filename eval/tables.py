@@ -18,7 +18,7 @@ DIFFERENCE = (
 )
 _COSTS = ("images seen", "view forwards", "pretraining, s")
 _CSV = (
-    *("dataset", "backbone", "line", "kind", "evaluator", "n_labels", "top1", "half_width", "n"),
+    *("dataset", "backbone", "line", "kind", "evaluator", "n_labels", "top1", "half_width", "seeds", "draws"),
     *("images_seen", "view_forwards", "seconds"),
     *(f"{figure}_{base}" for base in BASELINES for figure in ("minus", "low", "high", "p", "runs", "mcnemar")),
 )
@@ -57,8 +57,8 @@ def cells(group: Group) -> tuple[list[str], list[list[str]]]:
 def _value(cell: Interval | None) -> str:
     if cell is None:
         return ""
-    half_width = "" if cell.half_width is None else f" ± {cell.half_width:.1f}"
-    return f"{cell.mean:.1f}{half_width} (n={cell.n})"
+    half_width = cell.half_width()
+    return f"{cell.mean:.1f}{'' if half_width is None else f' ± {half_width:.1f}'} (n={cell.n})"
 
 
 def costs(line: Line) -> tuple[str, str, str]:
@@ -74,9 +74,10 @@ def difference(test: Difference) -> tuple[str, ...]:
     what = (test.line, test.against, test.column.title)
     if test.refused:
         return (*what, "refused: broken baseline", "", "", "", "")
-    spread = f"n={test.n}" if test.half_width is None else f"± {test.half_width:.1f} (n={test.n})"
+    half_width, n = test.spread.half_width(), f"n={test.spread.n}"
+    spread = n if half_width is None else f"± {half_width:.1f} ({n})"
     p = "< 0.001" if test.p < 0.001 else f"{test.p:.3f}"
-    alone = "" if test.mcnemar is None else f"{test.mcnemar} of {test.n}"
+    alone = "" if test.mcnemar is None else f"{test.mcnemar} of {test.pairs}"
     return (*what, f"{test.points:+.1f}", f"{test.low:+.1f} to {test.high:+.1f}", spread, p, alone)
 
 
@@ -118,10 +119,12 @@ def comma_separated(groups: Sequence[Group]) -> str:
                 figures: list[float | None] = []
                 for base in BASELINES:
                     test = tests.get((line.label, column, base))
-                    found = (test.points, test.low, test.high, test.p, test.n, test.mcnemar) if test else (None,) * 6
-                    figures += found
+                    figures += (
+                        (test.points, test.low, test.high, test.p, test.pairs, test.mcnemar) if test else (None,) * 6
+                    )
                 budget = (line.identity.images_seen, line.identity.view_forwards, line.seconds)
-                writer.writerow([*map(_no_formula, names), column.n_labels, *cell, *budget, *figures])
+                spread = (cell.mean, cell.half_width(), cell.seeds, cell.draws)
+                writer.writerow([*map(_no_formula, names), column.n_labels, *spread, *budget, *figures])
     return out.getvalue()
 
 

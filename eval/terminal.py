@@ -17,7 +17,7 @@ _EDGES = 2  # what the frame takes
 _FIRST = 18  # what the first column is given at least, if it needs so much
 _DIFFERENCE = ["", "by, labels", "points", "95 %, images", "p", "McNemar"]
 _PUBLISHED = ["", "backbone", "top-1, %", "images", "source"]
-_TITLE = "top-1 in %, mean ± 95 % half-width (runs)"
+_TITLE = "top-1 in %, mean ± 95 % half-width (seeds×draws)"
 
 
 def show(groups: Sequence[Group], console: Console) -> None:
@@ -94,7 +94,7 @@ def _hardest(differences: Sequence[Difference]) -> list[list[str]]:
 
 def _difference(test: Difference) -> list[str]:
     _, _, column, points, images, spread, p, alone = tables.difference(test)
-    half_width = "" if test.half_width is None else " " + spread.replace("n=", "")
+    half_width = "" if test.spread.error is None else " " + spread.replace("n=", "")
     return [f"{test.line} − {test.against}", column.removesuffix(" labels"), points + half_width, images, p, alone]
 
 

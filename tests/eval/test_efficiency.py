@@ -13,7 +13,7 @@ from eval.stats import Interval
 
 
 def curve(label: str, points: dict[int, float], kind: str = "pretrained") -> Curve:
-    return Curve(label, kind, {n: Interval(mean, 1.0, 3) for n, mean in points.items()})
+    return Curve(label, kind, {n: Interval(mean, 3, 1, 0.3, 2) for n, mean in points.items()})
 
 
 def test_a_crossing_of_straight_lines_is_where_they_meet() -> None:
@@ -87,7 +87,7 @@ def test_panels_hold_what_was_measured_and_scratch_is_in_both() -> None:
         "scratch": {10: 50, 100: 84},
     }
     assert {x.label for x in tuned.curves} == {"simclr", "scratch"}
-    assert next(x for x in frozen.curves if x.label == "simclr").points[10].n == 2
+    assert next(x for x in frozen.curves if x.label == "simclr").points[10].n == "1×2"
     (mark,) = tuned.crossings
     assert mark.labels == pytest.approx(10 * 10 ** (12 / 15))
     assert "Scratch catches up with simclr, fine-tuned, at about 63 labels." in tuned.sentences

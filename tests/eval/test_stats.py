@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from eval.stats import mcnemar, paired_bootstrap, student_t_interval, t_quantile
+from eval.stats import crossed_interval, mcnemar, paired_bootstrap, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 14, 30, 101, 1000])
@@ -15,16 +15,44 @@ def test_t_quantile_is_scipys(probability: float, freedom: int) -> None:
     assert t_quantile(probability, freedom) == pytest.approx(oracle.t.ppf(probability, freedom), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("over_draws", [False, True])
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=12))
-def test_interval_is_scipys(values: list[float]) -> None:
-    mean, half, n = student_t_interval(values)
-    assert (mean, n) == (pytest.approx(np.mean(values)), len(values))
-    error = float(np.std(values, ddof=1)) / math.sqrt(n)
-    assert half == pytest.approx(oracle.t.ppf(0.975, n - 1) * error, rel=1e-8, abs=1e-9)
+def test_interval_over_one_factor_is_scipys(over_draws: bool, values: list[float]) -> None:
+    found = crossed_interval({(0, i) if over_draws else (i, 0): value for i, value in enumerate(values)})
+    count = len(values)
+    assert (found.mean, found.n) == (pytest.approx(np.mean(values)), f"1×{count}" if over_draws else str(count))
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    assert found.half_width() == pytest.approx(oracle.t.ppf(0.975, count - 1) * error, rel=1e-8, abs=1e-9)
 
 
 def test_one_run_has_no_interval() -> None:
-    assert student_t_interval([81.5]) == (81.5, None, 1)
+    found = crossed_interval({(0, 0): 81.5})
+    assert (found.mean, found.half_width(), found.n) == (81.5, None, "1")
+
+
+def test_interval_over_two_factors_by_hand() -> None:
+    """Seeds' means 80, 82, 84: variance 4, a third of it; draws' means 81 and 83: variance 2, half of it."""
+    found = crossed_interval({(seed, draw): 79 + 2 * seed + 2 * draw for seed in range(3) for draw in range(2)})
+    assert (found.mean, found.n, found.freedom) == (82, "3×2", 2)  # (4/3 + 1)^2 / ((4/3)^2 / 2 + 1) = 2.88
+    assert found.error == pytest.approx(math.sqrt(4 / 3 + 1))
+    assert found.half_width(0.9) == pytest.approx(oracle.t.ppf(0.95, 2) * math.sqrt(4 / 3 + 1))
+
+
+def test_equal_values_have_no_width() -> None:
+    assert crossed_interval(dict.fromkeys([(0, 0), (0, 1), (1, 0), (1, 1)], 70.0)).half_width() == 0
+
+
+@pytest.mark.parametrize("spread", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0.3, 1, 0.5), (1, 0.2, 2)])
+def test_interval_holds_the_truth_when_seeds_share_draws(spread: tuple[float, float, float]) -> None:
+    """3 seeds on the same 5 draws. Taken for 15 independent runs, the interval holds it for half of them at worst."""
+    rng, trials = np.random.default_rng(0), 1500
+    of_seed, of_draw, rest = spread
+    held = 0
+    for _ in range(trials):
+        values = of_seed * rng.normal(size=(3, 1)) + of_draw * rng.normal(size=(1, 5)) + rest * rng.normal(size=(3, 5))
+        found = crossed_interval({(s, d): float(values[s, d]) for s in range(3) for d in range(5)})
+        held += abs(found.mean) <= found.half_width()
+    assert held / trials > 0.93  # 0.95 but for 1,500 trials
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (0, 6), (7, 7), (40, 75), (300, 290), (2600, 2400)])

@@ -34,7 +34,7 @@ def test_every_value_stands_whole_on_a_line_at_any_width(group: Group, width: in
     for line in group.lines:
         own = [x for x in lines if x.split() and x.split()[0] == line.label]
         for cell in line.cells.values():
-            value = f"{cell.mean:.1f}" + (f" ± {cell.half_width:.1f}" if cell.half_width is not None else "")
+            value = f"{cell.mean:.1f}" + (f" ± {cell.half_width():.1f}" if cell.error is not None else "")
             assert any(f"{value} ({cell.n})" in x for x in own), (line.label, value)
         for cost in filter(None, tables.costs(line)):
             assert any(cost in x for x in own)
@@ -57,7 +57,7 @@ def test_differences_are_from_the_hardest_baseline(group: Group) -> None:
         wanted = (
             f"{method} − {hardest.against}",
             column.title.removesuffix(" labels"),
-            f"{hardest.points:+.1f}" + " ± " * (hardest.half_width is not None),
+            f"{hardest.points:+.1f}" + " ± " * (hardest.spread.error is not None),
         )
         assert any(all(part in line for part in wanted) for line in text.splitlines()), wanted
 
