@@ -32,6 +32,7 @@ class Provenance:
     backbone: str  # BackboneConfig.label: tables group by it; "" for pixels
     seed: int
     dataset: str | None = None  # what it was pretrained on
+    images: str | None = None  # Source.members of what it was pretrained on
     images_seen: int = 0
     view_forwards: int = 0  # backbone passes of one view each: equal images are not equal compute
     seconds: float | None = None  # the clock's, so not part of a row
@@ -61,6 +62,8 @@ class EvalData:
     val: Source
     test: Source
     num_classes: int
+    # Source.members of what a run is trained on: of all training images, and of those with labels
+    trainable: frozenset[str] = frozenset()
 
     @property
     def sha256(self) -> str:

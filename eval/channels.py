@@ -15,6 +15,7 @@ class _Recoloured:
     def __init__(self, base: Source, channels: int) -> None:
         self.base, self.channels, self.name = base, channels, base.name
         self.fingerprint = f"{base.fingerprint}-{channels}channels"
+        self.members = base.members
         self.num_classes, self.class_names, self.size = base.num_classes, base.class_names, base.size
         self.mean, self.std = (_converted_statistics(x, channels) for x in (base.mean, base.std))
 

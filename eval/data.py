@@ -66,7 +66,9 @@ def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) ->
     Raises:
         UserError: the data cannot be had, or no image of a split is labelled.
     """
-    train, val, test = (labelled(catalog.open(config, split, device)) for split in ("train", "val", "test"))
+    training = catalog.open(config, "train", device)
+    train = labelled(training)
+    val, test = (labelled(catalog.open(config, split, device)) for split in ("val", "test"))
     for source in (train, val, test):
         if source.num_classes is None or not len(source):
             raise UserError(
@@ -75,7 +77,9 @@ def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) ->
                 "put the images of each class into a folder of its own, or give data.labels=labels.csv",
             )
     assert train.num_classes is not None
-    return EvalData(train.name.rpartition("/")[0], train, val, test, train.num_classes)
+    return EvalData(
+        train.name.rpartition("/")[0], train, val, test, train.num_classes, frozenset((training.members, train.members))
+    )
 
 
 def cautions(data: EvalData) -> list[str]:

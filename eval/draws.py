@@ -104,6 +104,7 @@ class Pool:
         first = parts[0]
         self.name, self.parts = name, parts
         self.fingerprint = "+".join(part.fingerprint for part in parts)
+        self.members = "+".join(part.members for part in parts)
         self.num_classes, self.class_names, self.channels = (
             first.num_classes,
             first.class_names,

@@ -55,7 +55,7 @@ def load(spec: str, data: EvalData, seed: int) -> Encoder:
         return _foreign(name, seed)
     path = Path(spec)
     if (path / "recipe.yaml").is_file():
-        return _run(path)
+        return _run(path, data)
     return _weights(path, seed)
 
 
@@ -147,7 +147,7 @@ def _timm_s(model: nn.Module, come_from: Provenance) -> Encoder:
     return _encoder(network, cfg["input_size"][1], cfg["mean"], cfg["std"], come_from, out)
 
 
-def _run(path: Path) -> Encoder:
+def _run(path: Path, data: EvalData) -> Encoder:
     if not (path / "encoder" / "config.json").is_file():
         raise UserError(
             "this run is not finished: it has no encoder yet",
@@ -162,6 +162,13 @@ def _run(path: Path) -> Encoder:
             str(path / "encoder" / "provenance.json"),
             "pretrain it again",
         ) from error
+    if come_from.dataset == f"{data.name}/train" and (come_from.images or "") not in {"", *data.trainable}:
+        raise UserError(
+            f"{come_from.dataset} is no longer what this run was trained on: images were added, removed, changed, or "
+            "moved between splits, as new labels do; it may have seen what is tested on",
+            str(path),
+            "move it away and pretrain anew; a test split of the data's own is not moved",
+        )
     return _exported(path / "encoder", come_from, path / "eval")
 
 

@@ -18,7 +18,7 @@ from ssl_cls.clock import Clock
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
 from ssl_cls.data.source import Source
-from ssl_cls.errors import RunError
+from ssl_cls.errors import RunError, UserError
 from ssl_cls.methods.base import Method, StepOutput
 from ssl_cls.plan import Plan
 from ssl_cls.progress import display
@@ -104,6 +104,13 @@ def _train(
     if bool((found != done).any()):
         what = f"the ranks found checkpoints of different steps: {found.tolist()}"
         raise RunError(what, str(run.checkpoints), "give all ranks one run directory that they share")
+    if saved and saved.state.get("images", source.members) != source.members:
+        raise UserError(
+            f"{source.name} is no longer what this run was begun on: images were added, removed, changed, or moved "
+            "between splits, as new labels do",
+            str(run.folder),
+            "undo that, or begin another run with run.dir=",
+        )
     if main:
         run.rewind(done, int(saved.state["metrics_bytes"]) if saved else 0)
         run.say(f"{'resuming at' if done else 'starting at'} step {done} of {planned.total_steps}; {conditions}")
@@ -119,6 +126,7 @@ def _train(
             "metrics_bytes": run.metrics_bytes(),
             "environment": conditions,
             "ranks": accelerator.num_processes,
+            "images": source.members,
         }
         optimizer = checkpoint.optimizer_tensors(step.optimizer, method)
         try:
@@ -229,6 +237,7 @@ def _provenance(recipe: Recipe, source: Source, run: Run, planned: Plan, method:
         "backbone": recipe.backbone.label,
         "seed": recipe.seed,
         "dataset": source.name,
+        "images": source.members,
         "images_seen": images,
         "view_forwards": images * (planned.views_per_image + method.target_forwards),
         "seconds": seconds,

@@ -38,6 +38,7 @@ class Arrays:
         self.channels = images.shape[1]
         self.size: tuple[int, int] | None = (images.shape[2], images.shape[3])
         digest = hashlib.sha256(images.cpu().numpy().data)
+        self.members = digest.hexdigest()
         digest.update(self._labels.numpy().data)
         self.fingerprint = digest.hexdigest()
 

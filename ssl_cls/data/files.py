@@ -79,6 +79,7 @@ class Index:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fingerprint: str
+    members: str
     bad: list[str]  # "path: reason" of the others
     window: Window | None = None
 
@@ -95,6 +96,7 @@ class Files:
     def __init__(self, name: str, index: Index) -> None:
         self.name, self.store, self._index = name, index.store, index
         self.fingerprint, self.channels, self.class_names = index.fingerprint, index.channels, index.class_names
+        self.members = index.members
         self.num_classes = len(index.class_names) if index.class_names else None
         self.mean, self.std, self.window = index.mean, index.std, index.window
         self.bad = list(index.bad)

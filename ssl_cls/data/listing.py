@@ -82,6 +82,8 @@ def open_listing(
     if normalisation is None:
         learnt = [n for n, own in enumerate(listing.splits) if own == "train" and not headers.faults[n]] or chosen
         normalisation = statistics.of_files(listing.name, store.chosen(learnt), channels, window, digest(learnt))
+    unlabelled = "\n".join(stamps[n].rpartition("\0")[0] for n in chosen)  # nor does a copy's time matter
+    which = hashlib.sha256(unlabelled.encode(errors="surrogateescape"))
     index = Index(
         store.chosen(chosen),
         torch.from_numpy(headers.shapes[chosen, :2]).long(),
@@ -90,6 +92,7 @@ def open_listing(
         channels,
         *normalisation,
         digest(chosen),
+        which.hexdigest(),
         bad,
         window,
     )

@@ -51,6 +51,7 @@ class Packed:
         own = known["splits"][split]
         self.name = f"{root.resolve().name}/{split}"
         self.fingerprint: str = own["fingerprint"]
+        self.members = self.fingerprint
         self.class_names: list[str] | None = known["class_names"]
         self.num_classes = len(self.class_names) if self.class_names else None
         self.channels: int = known["channels"]

@@ -1,5 +1,6 @@
 """The one interface to images, and the two views of it that splits need."""
 
+import hashlib
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ class Source(Protocol):
     fingerprint: (
         str  # hex digest of pixels and labels (or of paths, sizes and times of files): the key of feature caches
     )
+    members: str  # hex digest of which images these are and in what order, whatever their labels
     num_classes: int | None  # None: no labels
     class_names: list[str] | None
     channels: int
@@ -43,23 +45,24 @@ class Source(Protocol):
 
 
 class Subset:
-    """The images of `base` at `members`, in that order, as a source of its own."""
+    """The images of `base` at `numbers`, int64 [N], in that order, as a source of its own."""
 
-    def __init__(self, base: Source, members: Tensor, name: str) -> None:
-        self.base, self.members, self.name = base, members, name
-        self.fingerprint = f"{base.fingerprint}-{name.rsplit('/', 1)[-1]}{len(members)}"
+    def __init__(self, base: Source, numbers: Tensor, name: str) -> None:
+        self.base, self.numbers, self.name = base, numbers, name
+        self.fingerprint = f"{base.fingerprint}-{name.rsplit('/', 1)[-1]}{len(numbers)}"
+        self.members = hashlib.sha256(base.members.encode() + numbers.cpu().numpy().tobytes()).hexdigest()
         self.num_classes, self.class_names, self.channels = base.num_classes, base.class_names, base.channels
         self.size, self.mean, self.std = base.size, base.mean, base.std
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self.numbers)
 
     @property
     def bad(self) -> list[str]:
         return self.base.bad
 
     def _base(self, indices: Tensor) -> Tensor:
-        return self.members[indices.to(self.members.device)]
+        return self.numbers[indices.to(self.numbers.device)]
 
     def sizes(self, indices: Tensor) -> Tensor:
         return self.base.sizes(self._base(indices))

@@ -14,7 +14,7 @@ LABELS = torch.randint(0, 10, (5000,), generator=torch.Generator().manual_seed(0
 class Numbers:
     """Image i is filled with i; its label is i % 5."""
 
-    name, fingerprint, num_classes, class_names = "numbers/all", "00", 5, None
+    name, fingerprint, members, num_classes, class_names = "numbers/all", "00", "00", 5, None
     channels, size, mean, std = 1, (2, 2), (0.5,), (0.5,)
 
     def __init__(self, n: int) -> None:

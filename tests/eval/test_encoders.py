@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,19 @@ def test_a_run_is_what_it_exported(run: Path, data: EvalData) -> None:
     with torch.inference_mode():
         theirs = torch.nn.functional.adaptive_avg_pool2d(exported.forward_features(images), 2).flatten(1)
         assert torch.equal(encoder.network.features(images), theirs)  # type: ignore[operator]
+
+
+def test_a_run_that_may_have_seen_the_test_images_is_refused(run: Path, data: EvalData) -> None:
+    """Labels given after a run move images between splits: what it trained on is not what `train` is now."""
+    path = run / "encoder" / "provenance.json"
+    saved = json.loads(path.read_text())
+    for images in data.trainable:
+        path.write_text(json.dumps({**saved, "images": images}))
+        assert encoders.load(str(run), data, 0).provenance.images == images
+    path.write_text(json.dumps({**saved, "images": "0" * 64}))
+    with pytest.raises(UserError, match="no longer what this run was trained on"):
+        encoders.load(str(run), data, 0)
+    assert encoders.load(str(run), replace(data, name="others"), 0)  # no split of those was ever its own
 
 
 def test_random_has_the_run_s_architecture_and_size_and_the_weights_it_began_with(run: Path, data: EvalData) -> None:

@@ -21,6 +21,7 @@ from ssl_cls.assembly import assemble
 from ssl_cls.data import catalog, sampler
 from ssl_cls.data.batch import Batch
 from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.source import Subset
 from ssl_cls.errors import RunError, UserError
 from ssl_cls.methods.mae import MAE
 from ssl_cls.methods.simclr import SimCLR
@@ -373,3 +374,23 @@ def test_a_signal_before_the_last_step_finds_a_run_that_ends_whole(
     folder = train(recipe(checkpoint_every_steps=1000)).parent
     assert (folder / "encoder" / "model.safetensors").exists()
     assert weights(folder)
+
+
+def test_a_run_does_not_go_on_with_other_images(recipe: Callable[..., config.Recipe]) -> None:
+    """Labels given meanwhile move images between splits: the step would take others, and test images among them."""
+
+    class Kill:
+        def epoch_end(self, method: object, clock: object) -> dict[str, float]:
+            raise KeyboardInterrupt
+
+    asked, source = recipe(), digits()
+    folder = config.run_dir(asked)
+    with contextlib.suppress(KeyboardInterrupt):
+        trainer.pretrain(asked, source, Run(folder, asked), Accelerator(cpu=True), [Kill()])
+    gc.collect()  # the lock with it
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "log.txt"}
+    swapped = Subset(source, torch.arange(len(source)).flip(0), source.name)
+    with pytest.raises(UserError, match="no longer what this run was begun on"):
+        trainer.pretrain(asked, swapped, Run(folder, asked), Accelerator(cpu=True))
+    assert before == {path: path.read_bytes() for path in before}
+    assert (train(asked) / "config.json").exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -130,6 +131,27 @@ def test_labels_for_a_part_of_a_folder(tmp_path: Path) -> None:
     other = opened(tmp_path / "images")
     assert other["train"].class_names == ["a", "b"]  # without the manifest, folders are the classes
     assert other["train"].fingerprint != sources["train"].fingerprint
+    assert other["train"].members != sources["train"].members  # labels deal other images out
+
+
+def test_members_know_which_images_not_their_labels_or_times(tmp_path: Path) -> None:
+    content = pictures(tmp_path, 30)
+
+    def members(*letters: str) -> str:
+        splits = ["train"] * (len(content) - 2) + ["val", "test"]
+        lines = [f"{path},{letters[n % len(letters)]},{splits[n]}" for n, path in enumerate(content)]
+        (tmp_path / "m.csv").write_text("\n".join(["path,label,split", *lines]))
+        return open_own(tmp_path / "m.csv", "train", 0.0).members
+
+    before = members("x", "y")
+    assert members("z") == before
+    first = tmp_path / next(iter(content))
+    os.utime(first, (1, 1))
+    assert members("x", "y") == before
+    first.write_bytes(first.read_bytes() + b"more")
+    assert members("x", "y") != before
+    del content[next(iter(content))]
+    assert members("x", "y") != before
 
 
 def test_a_group_is_in_one_split_and_whole(tmp_path: Path) -> None:

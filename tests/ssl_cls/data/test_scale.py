@@ -31,7 +31,7 @@ def private_kilobytes(n: int) -> int:
     paths = np.array([f"{number % 100}/{number:040}.jpg".encode() for number in range(n)])
     index = Index(
         Store(Path("x"), paths), torch.full((n, 2), 256), torch.arange(n) % 100, [str(n) for n in range(100)],
-        3, (0.5,) * 3, (0.2,) * 3, "0", [],
+        3, (0.5,) * 3, (0.2,) * 3, "0", "0", [],
     )  # fmt: skip
     loader = DataLoader(Known(Files("x/train", index)), batch_size=None, sampler=range(80), num_workers=2)
     return max(loader)
