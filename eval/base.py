@@ -64,6 +64,7 @@ class EvalData:
     num_classes: int
     # Source.members of what a run is trained on: of all training images, and of those with labels
     trainable: frozenset[str] = frozenset()
+    window: tuple[float, float] | None = None  # DataConfig's
 
     @property
     def sha256(self) -> str:

@@ -85,6 +85,8 @@ class Trained:
     std: tuple[float, ...]
     crop: float  # side of the central square that it is shown, of an image's shorter side
     probabilities: Literal["softmax", "sigmoid"] | None  # what makes them of logits; None: logits are scores
+    several: bool = False  # an image may have any number of the labels
+    window: tuple[float, float] | None = None  # which values of deep pixels are 0 and 255
 
 
 def save(trained: Trained, folder: Path, provenance: dict[str, Any]) -> bool:
@@ -100,7 +102,7 @@ def save(trained: Trained, folder: Path, provenance: dict[str, Any]) -> bool:
     assert isinstance(network, Backbone)
     config = export.describe(network, trained.input_size, trained.mean, trained.std, trained.crop)
     config["label_names"] = trained.class_names
-    config["ssl_cls"]["probabilities"] = trained.probabilities
+    config["ssl_cls"] |= {"probabilities": trained.probabilities, "several": trained.several, "window": trained.window}
     plain = _plain(trained.model, network, trained.input_size)
     if plain is None:
         head = trained.model.head.state_dict()
@@ -167,6 +169,8 @@ def load(folder: Path) -> Trained:
             tuple(cfg["std"]),
             cfg["crop_pct"],
             own["probabilities"],
+            own.get("several", False),
+            tuple(own["window"]) if own.get("window") else None,
         )
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"this is no whole classifier: {error!r:.300}", str(folder), "evaluate again") from error

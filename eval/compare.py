@@ -54,6 +54,10 @@ class Group:
     lines: list[Line]
     differences: list[Difference]
 
+    @property
+    def measure(self) -> str:
+        return self.lines[0].every_row[0].measure
+
 
 def compare(rows: Sequence[Row]) -> list[Group]:
     """A group for each data set and backbone, in order of appearance; pixels stand in all of them.

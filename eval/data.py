@@ -77,9 +77,8 @@ def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) ->
                 "put the images of each class into a folder of its own, or give data.labels=labels.csv",
             )
     assert train.num_classes is not None
-    return EvalData(
-        train.name.rpartition("/")[0], train, val, test, train.num_classes, frozenset((training.members, train.members))
-    )
+    name, trainable = train.name.rpartition("/")[0], frozenset((training.members, train.members))
+    return EvalData(name, train, val, test, train.num_classes, trainable, config.window)
 
 
 def cautions(data: EvalData) -> list[str]:

@@ -56,6 +56,7 @@ class Crossing:
 @dataclass(frozen=True)
 class Panel:
     title: str
+    measure: str
     curves: list[Curve]
     crossings: list[Crossing]
     sentences: list[str]
@@ -73,7 +74,7 @@ def panels(group: Group) -> list[Panel]:
         pretrained = [curve for curve in curves if curve.kind == "pretrained"]
         crossings = [x for curve in pretrained if scratch and (x := crossing(curve, scratch))]
         said = [text for curve in pretrained if scratch for text in _sentences(curve, scratch, _HOW[title])]
-        found.append(Panel(title, [*curves, *([scratch] if scratch else [])], crossings, said))
+        found.append(Panel(title, group.measure, [*curves, *([scratch] if scratch else [])], crossings, said))
     return found
 
 

@@ -13,7 +13,7 @@ from eval.features import batches
 from ssl_cls.augment.apply import normalise, resample
 from ssl_cls.augment.augment import EVALUATION_CROP, centre_boxes
 from ssl_cls.augment.draw import Geometry
-from ssl_cls.data.source import Source
+from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 
 Inference = Literal["center", "multi_crop"]
@@ -80,4 +80,8 @@ def trained(
     """`model` with what it takes to use it on images like those of `data`."""
     names = data.train.class_names or [str(number) for number in range(data.num_classes)]
     crop = EVALUATION_CROP if data.train.size is None else 1.0
-    return Trained(model, names, encoder.input_size, encoder.channels, encoder.mean, encoder.std, crop, probabilities)
+    return Trained(
+        *(model, names, encoder.input_size, encoder.channels, encoder.mean, encoder.std, crop, probabilities),
+        several=all_labels(data.test).ndim == 2,
+        window=data.window,
+    )

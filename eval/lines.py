@@ -73,8 +73,8 @@ class Line:
 
     @cached_property
     def cells(self) -> dict[Column, Interval]:
-        """Top-1 in percent over seeds and draws."""
-        return {column: crossed_interval({place(row): row.top1 for row in rows}) for column, rows in self.rows.items()}
+        """Top-1, or mAP, in percent over seeds and draws."""
+        return {column: crossed_interval({place(row): row.score for row in rows}) for column, rows in self.rows.items()}
 
     @property
     def every_row(self) -> list[Row]:

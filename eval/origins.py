@@ -73,7 +73,7 @@ def facts(rows: list[Row]) -> dict[str, Any]:
     for row in rows:
         labels = "" if row.n_labels is None else f", {row.n_labels} labels, draw {row.draw}"
         settings = f"settings chosen on {row.record['chosen_on']}: {json.dumps(row.record['settings'])}"
-        found.append((row.evaluator + labels, f"{row.top1:.2f} % ({settings})"))
+        found.append((row.evaluator + labels, f"{row.measure} {row.score:.2f} % ({settings})"))
     recipe = first.folder / "recipe.yaml" if first.folder else None
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe and recipe.is_file() else ""
     return {"name": first.run, "facts": found, "recipe": text}

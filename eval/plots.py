@@ -41,7 +41,7 @@ def dots(group: Group, column: Column, series: Mapping[str, int]) -> str:
         axes.margins(x=0.08)
         axes.set_xlim(*_percent(axes.get_xlim()))
         axes.grid(axis="y", visible=False)
-        return canvas.svg(figure, f"{column.title}: top-1 of each line with its interval")
+        return canvas.svg(figure, f"{column.title}: {group.measure} of each line with its interval")
 
 
 def curves(runs: Sequence[tuple[int, Sequence[tuple[float, float]]]], name: str) -> str:
@@ -72,8 +72,8 @@ def label_efficiency(panels: Sequence[tuple[str, Panel, Mapping[str, int]]]) -> 
             _efficiency(axes, panel, series)
             axes.set_title(title, fontsize=10, loc="left", color=MUTED)
             if number % columns == 0:
-                axes.set_ylabel("top-1, %")
-        return canvas.svg(figure, "top-1 over the number of labels")
+                axes.set_ylabel(f"{panel.measure}, %")
+        return canvas.svg(figure, "accuracy over the number of labels")
 
 
 def _efficiency(axes: Axes, panel: Panel, series: Mapping[str, int]) -> None:
@@ -145,4 +145,4 @@ def cost(group: Group, column: Column, series: Mapping[str, int]) -> str:
         axes.margins(y=0.12)
         axes.set_ylim(*_percent(axes.get_ylim()))
         axes.set_xlabel("seconds of pretraining")
-        return canvas.svg(figure, f"{column.title}: top-1 against seconds of pretraining")
+        return canvas.svg(figure, f"{column.title}: {group.measure} against seconds of pretraining")

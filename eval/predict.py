@@ -25,7 +25,11 @@ class Answer(NamedTuple):
 
 
 def predict(trained: Trained, folder: Path, paths: Sequence[str], device: torch.device) -> Iterator[Answer]:
-    """An answer a path, in order; of a file that cannot be decoded, the reason."""
+    """An answer a path, in order; of a file that cannot be decoded, the reason.
+
+    Where an image may have several labels, an answer for each that is as likely as not, likeliest first; if none is,
+    "" with how likely the likeliest is.
+    """
     model = trained.model.to(device)
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
         for start in range(0, len(paths), _BATCH):
@@ -34,7 +38,10 @@ def predict(trained: Trained, folder: Path, paths: Sequence[str], device: torch.
             good = [image for image in decoded if isinstance(image, Tensor)]
             answers = iter(_answers(trained, model, torch.stack(good).to(device)) if good else [])
             for path, image in zip(batch, decoded, strict=True):
-                yield Answer(path, "", None, image) if isinstance(image, str) else Answer(path, *next(answers))
+                if isinstance(image, str):
+                    yield Answer(path, "", None, image)
+                else:
+                    yield from (Answer(path, *one) for one in next(answers))
 
 
 def square(trained: Trained, path: Path) -> Tensor:
@@ -46,7 +53,7 @@ def square(trained: Trained, path: Path) -> Tensor:
     header = read_header(path)
     size = torch.tensor([[header.height, header.width]])
     box = centre_boxes(size, trained.crop) / size.repeat(1, 2)
-    return cut(path, trained.channels, box.double().tolist(), [trained.input_size], "bilinear")[0]
+    return cut(path, trained.channels, box.double().tolist(), [trained.input_size], "bilinear", trained.window)[0]
 
 
 def prepared(trained: Trained, squares: Tensor) -> Tensor:
@@ -64,12 +71,17 @@ def probabilities(trained: Trained, logits: Tensor) -> Tensor | None:
 
 
 @torch.inference_mode()
-def _answers(trained: Trained, model: torch.nn.Module, squares: Tensor) -> list[tuple[str, float | None]]:
+def _answers(trained: Trained, model: torch.nn.Module, squares: Tensor) -> list[list[tuple[str, float | None]]]:
+    """Of each image its labels, each with its probability."""
     logits = model(prepared(trained, squares)).double().cpu()
-    chosen = logits.argmax(1).tolist()
     found = probabilities(trained, logits)
-    certain = [None] * len(chosen) if found is None else found.amax(1).tolist()
-    return [(trained.class_names[number], p) for number, p in zip(chosen, certain, strict=True)]
+    answers = []
+    for number, scores in enumerate(logits):
+        order = scores.argsort(descending=True, stable=True).tolist()
+        chosen = order[: int((scores >= 0).sum())] if trained.several else order[:1]
+        named = [(trained.class_names[k], k) for k in chosen] or [("", order[0])]
+        answers.append([(name, None if found is None else float(found[number, k])) for name, k in named])
+    return answers
 
 
 def _decoded(trained: Trained, path: Path) -> Tensor | str:

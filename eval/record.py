@@ -52,6 +52,16 @@ class Row:
     def stem(self) -> str:
         return stem(*(getattr(self, key) for key in PLACE))
 
+    @property
+    def measure(self) -> str:
+        """What tables show, and settings were chosen by: "mAP" where an image has several labels, else "top-1"."""
+        return "mAP" if "mAP" in self.record["metrics"] else "top-1"
+
+    @property
+    def score(self) -> float:
+        """Percent of `measure`."""
+        return float(self.record["metrics"].get("mAP", self.top1))
+
     def kept(self, folder: str, suffix: str = "") -> Path | None:
         """What is beside the row in `folder` of its run, eval/predictions say; None where there is nothing.
 
@@ -134,9 +144,10 @@ def _check(record: dict[str, Any], where: str) -> None:
     for key in ("images_seen", "view_forwards"):
         if type(record["pretrain"].get(key)) is not int:
             _malformed(where, f"pretrain.{key} must be an integer")
-    top1 = record["metrics"].get("top1")
-    if not _is_number(top1) or not 0 <= top1 <= 100:
-        _malformed(where, f"metrics.top1 must be a percentage, not {top1!r:.60}")
+    for name in ("top1", *({"mAP"} & set(record["metrics"]))):
+        value = record["metrics"].get(name)
+        if not _is_number(value) or not 0 <= value <= 100:
+            _malformed(where, f"metrics.{name} must be a percentage, not {value!r:.60}")
 
 
 def packed(correct: NDArray[np.bool_]) -> str:

@@ -51,7 +51,7 @@ def collect(sources: Sequence[Path]) -> list[Row]:
                 replace(
                     row,
                     correct=_correct(row, labels_of(row.dataset)),
-                    best_on_test=max(scores) if len(scores := optimism(row)) > 1 else None,  # one: nothing to choose
+                    best_on_test=_best_on_test(row),
                 )
                 for row in found
             ]
@@ -80,6 +80,12 @@ def export(rows: Sequence[Row], path: Path) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(line + "\n" for line in sorted(set(lines))), encoding="utf-8")
     partial.replace(path)
+
+
+def _best_on_test(row: Row) -> float | None:
+    """None where there was one setting, so nothing to choose, or settings are not chosen by top-1."""
+    scores = optimism(row)
+    return max(scores) if len(scores) > 1 and row.measure == "top-1" else None
 
 
 def predictions(row: Row) -> NDArray[np.int64] | None:

@@ -75,6 +75,7 @@ def _numbers(group: Group, series: dict[str, int]) -> dict[str, Any]:
     return {
         "dataset": group.dataset,
         "backbone": group.backbone,
+        "measure": group.measure,
         "verdict": verdict(group),
         "notes": notes(group),
         "header": header,

@@ -46,7 +46,7 @@ def heading(column: Column, columns: Sequence[Column]) -> str:
 
 def cells(group: Group) -> tuple[list[str], list[list[str]]]:
     """The table as strings: header, lines."""
-    header = ["top-1, %", *(heading(column, group.columns) for column in group.columns), *_COSTS]
+    header = [f"{group.measure}, %", *(heading(column, group.columns) for column in group.columns), *_COSTS]
     lines = [
         [line.label, *(_value(line.cells.get(column)) for column in group.columns), *costs(line)]
         for line in group.lines
@@ -137,7 +137,7 @@ def latex(groups: Sequence[Group]) -> str:
     parts = [r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"]
     for group in groups:
         header, lines = cells(group)
-        caption = rf"{_tex(title(group))}: top-1 in percent, mean $\pm$ 95\,\% Student t half-width."
+        caption = rf"{_tex(title(group))}: {group.measure} in percent, mean $\pm$ 95\,\% Student t half-width."
         parts += [
             *(r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"),
             *(

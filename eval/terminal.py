@@ -17,7 +17,7 @@ _EDGES = 2  # what the frame takes
 _FIRST = 18  # what the first column is given at least, if it needs so much
 _DIFFERENCE = ["", "by, labels", "points", "95 %, images", "p", "McNemar"]
 _PUBLISHED = ["", "backbone", "top-1, %", "images", "source"]
-_TITLE = "top-1 in %, mean ± 95 % half-width (seeds×draws)"
+_TITLE = "in %, mean ± 95 % half-width (seeds×draws)"
 
 
 def show(groups: Sequence[Group], console: Console) -> None:
@@ -25,8 +25,9 @@ def show(groups: Sequence[Group], console: Console) -> None:
     for group in groups:
         console.print(Text("\n" + verdict(group).headline, style="bold"))
         header, lines = _cells(group)
+        name = f"{tables.title(group)}: {group.measure} {_TITLE}"
         for number, (top, part) in enumerate(_blocks(header, lines, console.width, _GAP)):
-            console.print(_table(f"{tables.title(group)}: {_TITLE}" if number == 0 else "", top, part, _GAP))
+            console.print(_table("" if number else name, top, part, _GAP))
         if hardest := _hardest(group.differences):
             # what does not fit beside the points, from the right, is in the report
             top, part = next(_blocks(_DIFFERENCE, hardest, console.width, 1))

@@ -2,7 +2,8 @@
 
 CLASSIFIER is a folder below classifier/ of a run, or the run directory where it has only one: what
 tools/evaluate.py leaves behind for linear and finetune. The file has a line an image, at any depth in DIR:
-path,label,probability. Images that cannot be read are named and left out; the status is then 2.
+path,label,probability; where images may have several labels, a line for each that is at least as likely as not, and for
+an image of none one with no label. Images that cannot be read are named and left out; the status is then 2.
 """
 
 import argparse

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from eval import tables
 from eval.compare import Group, compare
 from eval.record import Row
 from eval.verdict import notes, verdict
@@ -50,7 +51,7 @@ def row(
         "correct": right,
         "where": f"{method}{seed}:1",
         "folder": None,
-        "record": {"device": "cpu"},
+        "record": {"device": "cpu", "metrics": {}},
     }
     return Row(**{**values, **changes})
 
@@ -86,6 +87,15 @@ def test_seeds_that_share_label_draws_are_not_taken_for_independent() -> None:
     (cell,) = line(group, "simclr").cells.values()
     assert (cell.n, cell.freedom) == ("3×2", 1)
     assert cell.half_width() > scipy_stats.t.ppf(0.975, 1) * 4.5
+
+
+def test_of_several_labels_an_image_the_table_shows_what_settings_were_chosen_by() -> None:
+    rows = [row(m, "linear/v1", None, top1=90.0, record={"device": "cpu", "metrics": {"mAP": p}})
+            for m, p in (("simclr", 61.5), ("pixels", 40.0))]  # fmt: skip
+    group = only(rows)
+    header, lines = tables.cells(group)
+    assert (header[0], lines[1][:2]) == ("mAP, %", ["simclr", "61.5 (n=1)"])
+    assert any("mAP is that of all test images together" in note for note in notes(group))
 
 
 def test_a_single_value_shows_no_interval() -> None:
@@ -217,7 +227,7 @@ def test_rows_scored_on_different_images_are_refused() -> None:
 
 def test_rows_of_another_specification_are_refused_and_more_draws_are_not() -> None:
     def told(method: str, **spec: object) -> Row:
-        return finetuned(method, correct(800), record={"device": "cpu", "spec": {"steps": 300, **spec}})
+        return finetuned(method, correct(800), record={"device": "cpu", "metrics": {}, "spec": {"steps": 300, **spec}})
 
     compare([told("simclr", n_labels=600, draws=[0]), told("random", n_labels=100, draws=[0, 1])])
     with pytest.raises(UserError, match="not evaluated in the same way"):

@@ -62,7 +62,7 @@ def row(method: str, evaluator: str, n: int | None, top1: float, draw: int = 0) 
         "correct": None,
         "where": "x:1",
         "folder": None,
-        "record": {"device": "cpu"},
+        "record": {"device": "cpu", "metrics": {}},
     }
     return Row(**values)
 

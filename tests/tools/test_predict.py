@@ -163,3 +163,35 @@ def test_help_needs_no_torch(tool: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0
     assert "CLASSIFIER" in done.stdout
+
+
+def test_deep_pixels_and_several_labels_are_answered_as_they_were_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sensors of 16 bits, whose values are from 1,000 to 3,000; bright corners, any number of them, are the labels."""
+    generator = np.random.default_rng(0)
+    corners = {"north": (slice(0, 14), slice(0, 28)), "south": (slice(14, 28), slice(0, 28))}
+    lines, truth = [], {}
+    (tmp_path / "images").mkdir()
+    for number in range(160):
+        own = [name for bit, name in enumerate(corners) if number >> bit & 1]
+        image = generator.integers(1000, 1600, (28, 28)).astype(np.uint16)
+        for name in own:
+            image[corners[name]] += 1200
+        truth[f"{number:03}.png"] = set(own)
+        Image.fromarray(image).save(tmp_path / "images" / f"{number:03}.png")
+        lines.append(json.dumps({"path": f"{number:03}.png", "labels": own}))
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
+    data = open_data(
+        DataConfig("folder", str(tmp_path / "images"), labels=str(tmp_path / "labels.jsonl"), window=(1000, 3000))
+    )
+    encoder = replace(encoders.load("random:resnet_small", data, 0), out=tmp_path / "run" / "eval")
+    judge(encoder, shown(data, 1), [Linear()], Context(torch.device("cpu"), cache=tmp_path))
+    out = tmp_path / "predictions.csv"
+    assert _tool("predict.py", [str(tmp_path / "run"), str(tmp_path / "images"), "--out", str(out)], monkeypatch) == 0
+    answers: dict[str, set[str]] = {name: set() for name in truth}
+    with out.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            answers[line["path"]] |= {line["label"]} - {""}
+            assert float(line["probability"]) >= 0.5 or not line["label"]
+    assert np.mean([answers[name] == own for name, own in truth.items()]) > 0.95
