@@ -98,7 +98,8 @@ class Judgement(NamedTuple):
 def load(path: str, overrides: Sequence[str] = ()) -> Suite:
     """The suite in a file. Overrides of its own keys change it; all others change every recipe.
 
-    What is changed is another suite: committed rows count for nothing in it, and other data have another folder.
+    Where recipes or evaluations are changed it is another suite: committed rows count for nothing in it, and other data
+    have another folder.
 
     Raises:
         UserError: the file or a value is wrong. What no recipe knows is refused when the recipes are read.
@@ -106,6 +107,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> Suite:
     own = {one.name for one in fields(Suite)}
     mine = [one for one in overrides if re.split("[.=]", one)[0] in own]
     suite = config.load_spec(Suite, path, mine)
+    if {re.split("[.=]", one)[0] for one in mine} - {"seeds", "name", "results"}:
+        suite = replace(suite, results=None)
     if others := tuple(one for one in overrides if one not in mine):
         said = dict(one.split("=", 1) for one in others if "=" in one)
         data = [Path(said[key]).resolve().stem for key in ("data.path", "data.labels") if said.get(key)]
@@ -188,8 +191,12 @@ def evaluators(suite: Suite, judged: EvalData) -> tuple[list[Evaluator], list[Ev
     return probes, few, tuned
 
 
-def judgements(suite: Suite, runs: list[Pretraining], judged: EvalData) -> list[Judgement]:
+def judgements(
+    suite: Suite, runs: Sequence[Pretraining], judged: EvalData, everything: Sequence[Pretraining] = ()
+) -> list[Judgement]:
     """Every method's encoder, the random encoder of every backbone (which, fine-tuned, is scratch), and raw pixels.
+
+    `everything`: all of the suite, where `runs` are a part: what a random encoder is called must not depend on that.
 
     The supervised reference has seen all labels, so its few-label cells stay empty. Images of several labels each are
     judged by frozen features alone.
@@ -199,14 +206,27 @@ def judgements(suite: Suite, runs: list[Pretraining], judged: EvalData) -> list[
         suite.folder / "pixels": Judgement("pixels", runs[0].recipe.data, 0, suite.folder / "pixels", probes + few)
     }
     for run in runs:
-        seed, label, data = run.recipe.seed, run.recipe.backbone.name, run.recipe.data
-        out = suite.folder / f"random-{label}-seed{seed}"
+        seed, data = run.recipe.seed, run.recipe.data
+        out = suite.folder / f"random-{_fresh(run.recipe, [one.recipe for one in everything or runs])}-seed{seed}"
         # asked for by the run, so that random and pretrained share architecture, input size and pooling
         asked.setdefault(out, Judgement(f"random:{run.run.folder}", data, seed, out, probes + few + tuned))
     for run in runs:
         wanted = probes if run.recipe.method.name == "supervised" else probes + few + tuned
         asked[run.run.folder] = Judgement(str(run.run.folder), run.recipe.data, run.recipe.seed, run.run.folder, wanted)
     return list(asked.values())
+
+
+def _fresh(recipe: Recipe, recipes: Sequence[Recipe]) -> str:
+    """The name of a recipe's random encoder: its backbone's, with a recipe's where the suite has several by that name,
+    of other arguments, pooling or view size."""
+
+    def built(one: Recipe) -> tuple[object, set[int | None]]:
+        return one.backbone, {view.size for view in one.views or () if view.kind == "global"}
+
+    namesakes = [one for one in recipes if one.backbone.name == recipe.backbone.name]
+    first = next(one for one in namesakes if built(one) == built(recipe))
+    alone = all(built(one) == built(recipe) for one in namesakes)
+    return recipe.backbone.name if alone else f"{recipe.backbone.name}-{first.name}"
 
 
 def pretrain(one: Pretraining, then: str) -> None:

@@ -38,12 +38,13 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
     committed = Path(asked.results) if asked.results else None
     known = rows.collect([committed]) if committed and committed.exists() else []
     done = {row.run for row in known}
-    runs = [one for one in suite.pretrainings(asked) if one.run.folder.name not in done]
+    everything = list(suite.pretrainings(asked))
+    runs = [one for one in everything if one.run.folder.name not in done]
     judged = bool(runs) and has_labels(runs[0].recipe.data)
     judgements = []
     if judged:
         data = open_data(runs[0].recipe.data)
-        judgements = [one for one in suite.judgements(asked, runs, data) if one.out.name not in done]
+        judgements = [one for one in suite.judgements(asked, runs, data, everything) if one.out.name not in done]
     if dry_run:
         for one in runs:
             one.run.check()
@@ -86,9 +87,9 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
     folders = [judgement.out for judgement in judgements]
     if committed is not None:
         rows.export([*known, *rows.collect(folders)] if folders else known, committed)
-    everything = [*known, *(rows.collect(folders) if folders else [])]
+    all_rows = [*known, *(rows.collect(folders) if folders else [])]
     screen = Console(highlight=False)
-    written = report.present(everything, command, asked.folder, screen)
+    written = report.present(all_rows, command, asked.folder, screen)
     picture = written.with_name("label_efficiency.svg")
     if committed is not None and picture.exists():
         committed.with_suffix(".svg").write_bytes(picture.read_bytes())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eval import suite as suites
 from eval.data import open_data
 from eval.fewlabel import FewLabel
 from eval.finetune import FineTune
@@ -120,3 +121,41 @@ def test_each_number_of_labels_has_its_draws(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="one for each of n_labels"):
         config.load_spec(Suite, path)
     config.load_spec(Suite, ROOT / "recipes" / "suites" / "label_efficiency.yaml")
+
+
+def _suite(folder: Path, text: str = SUITE) -> str:
+    (folder / "small.yaml").write_text(text)
+    for name in ("simclr", "supervised"):
+        (folder / f"{name}.yaml").write_text(RECIPE.format(name=name))
+    return "small.yaml"
+
+
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [("seeds=[0,1]", True), ("fine_tune.draws=2", False), ("few_label.draws=3", False), ("train.epochs=2", False)],
+)
+def test_committed_rows_do_not_stand_in_for_other_evaluations(
+    override: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (suites.load(_suite(tmp_path), [override]).results is not None) == kept
+
+
+def test_backbones_of_one_name_and_other_arguments_have_random_encoders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = open_data(DataConfig("digits"))
+
+    def names(text: str, *, but_for: int = 0) -> list[str]:
+        loaded = suites.load(_suite(tmp_path, text))
+        runs = list(suites.pretrainings(loaded))
+        asked = suites.judgements(loaded, runs[but_for:], data, runs)
+        return [one.out.name for one in asked if one.encoder.startswith("random:")]
+
+    assert names(SUITE) == names(SUITE, but_for=1) == ["random-resnet_small-seed0"]
+    for other in ("backbone.args.channels=[8,24]", "backbone.pooling=avg2x2", "data.size=32"):
+        text = SUITE.replace("supervised.yaml", f'"supervised.yaml {other}"')
+        found = ["random-resnet_small-simclr-seed0", "random-resnet_small-supervised-seed0"]
+        assert names(text) == found
+        assert names(text, but_for=1) == found[1:]
