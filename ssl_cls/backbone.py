@@ -48,6 +48,26 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
 
 
+def _means(x: Tensor, side: int) -> Tensor:
+    """[B, C, h, w] -> [B, C, side, side]: adaptive average pooling.
+
+    torch's has no deterministic gradient on CUDA: there, where that is asked for, two products with averaging matrices.
+    """
+    if not (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.adaptive_avg_pool2d(x, side)
+    rows, columns = (averaging(length, side).to(x) for length in x.shape[2:])
+    return rows @ x @ columns.mT
+
+
+def averaging(length: int, side: int) -> Tensor:
+    """[side, length]: row i is the mean of places floor(i length / side) to ceil((i + 1) length / side)."""
+    matrix = torch.zeros(side, length)
+    for i in range(side):
+        start, end = i * length // side, -(-(i + 1) * length // side)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix
+
+
 class Backbone(nn.Module):
     """`model` is timm's and keeps timm's names, so that its weights load into timm as they are."""
 
@@ -169,7 +189,7 @@ class Backbone(nn.Module):
         match = _GRID.fullmatch(pooling)
         side = int(match.group(1)) if match else 1
         # cells of one pixel are their own means, and torch's gradient of them is a tenth of a small network's step
-        return (x if x.shape[2:] == (side, side) else F.adaptive_avg_pool2d(x, side)).flatten(1)
+        return (x if x.shape[2:] == (side, side) else _means(x, side)).flatten(1)
 
     def tokens(
         self,

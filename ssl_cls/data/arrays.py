@@ -49,7 +49,7 @@ class Arrays:
         return torch.tensor(self.size).expand(len(indices), 2)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        return self._images[indices.to(self._images.device)]
+        return self._images[indices.to(self._images.device, non_blocking=True)]
 
     def crops(self, indices: Tensor, boxes: list[Tensor], sizes: list[int], interpolation: str) -> list[Tensor]:
         raise NotImplementedError("images of one size are taken with pixels()")

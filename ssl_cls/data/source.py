@@ -62,7 +62,7 @@ class Subset:
         return self.base.bad
 
     def _base(self, indices: Tensor) -> Tensor:
-        return self.numbers[indices.to(self.numbers.device)]
+        return self.numbers[indices.to(self.numbers.device, non_blocking=True)]
 
     def sizes(self, indices: Tensor) -> Tensor:
         return self.base.sizes(self._base(indices))

@@ -128,8 +128,8 @@ class Stream:
                 ]
 
     def _batch(self, views: dict[str, list[Tensor]], part: Tensor, key: DrawKey) -> Batch:
-        labels = self.source.labels(part).to(self.device) if self.needs_labels else None
-        return Batch(views, part.to(self.device), key, labels)
+        labels = self.source.labels(part).to(self.device, non_blocking=True) if self.needs_labels else None
+        return Batch(views, part.to(self.device, non_blocking=True), key, labels)
 
     def _cut(self, start: int, stop: int) -> Iterator[list[list[Tensor]]]:
         """The crops of each micro-batch of each step, made ahead of time in other processes."""

@@ -71,7 +71,7 @@ class DINO(Method):
         log_probs = (embeddings["student"] / self.config.student_temperature).log_softmax(-1)
         loss = cross_view_cross_entropy(targets, log_probs)
         rows = teacher.flatten(0, 1)
-        carry = {"sum": rows.sum(0), "count": rows.new_tensor(len(rows))}
+        carry = {"sum": rows.sum(0), "count": rows.new_full((), len(rows))}
         return StepOutput(loss, embeddings["h"][:, 0].detach(), teacher_figures(targets), carry)
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:

@@ -186,9 +186,9 @@ class DINOv2(Method):
         parts = {"image_loss": image_loss.detach(), "patch_loss": patch_loss.detach(), "koleo": spread.detach()}
         carry = {
             "sum": teacher.sum(0),
-            "count": teacher.new_tensor(len(teacher)),
+            "count": teacher.new_full((), len(teacher)),
             "patch_sum": patches.sum(0),
-            "patch_count": patches.new_tensor(len(patches)),
+            "patch_count": patches.new_full((), len(patches)),
         }
         return StepOutput(loss, embeddings["teacher_h"][:, 0].detach(), parts | teacher_figures(targets), carry)
 

@@ -108,7 +108,9 @@ class MAE(Method):
                 nn.init.zeros_(module.bias)
         projection = self.backbone.model.patch_embed.proj  # type: ignore[union-attr]
         nn.init.xavier_uniform_(projection.weight.view(projection.weight.shape[0], -1))  # type: ignore[union-attr, operator, arg-type, index]
-        nn.init.normal_(self.mask_token, std=0.02)
+        for token in (self.mask_token, self.backbone.model.cls_token):
+            if token is not None:  # timm starts its class token at 1e-6
+                nn.init.normal_(token, std=0.02)  # type: ignore[arg-type]
 
     def embed(self, batch: Batch, clock: Clock) -> dict[str, Tensor]:
         keep, restore, mask = random_masking(batch.key, batch.index, self.num_patches, self.num_masked)

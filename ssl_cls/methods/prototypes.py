@@ -1,5 +1,6 @@
 """Self-distillation over prototypes, as DINO and DINOv2 share it: head, teacher's targets, loss."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -146,6 +147,6 @@ def teacher_figures(targets: Tensor) -> dict[str, Tensor]:
     prototype_entropy: of their mean; low when all images share few prototypes.
     """
     rows = targets.flatten(0, -2)
-    most = torch.tensor(float(rows.shape[1]), dtype=rows.dtype, device=rows.device).log()
+    most = math.log(rows.shape[1])
     each = torch.special.entr(rows).sum(1).mean()
     return {"teacher_entropy": each / most, "prototype_entropy": torch.special.entr(rows.mean(0)).sum() / most}

@@ -155,3 +155,10 @@ def test_a_convolutional_backbone_is_refused_by_name() -> None:
     with pytest.raises(UserError) as error:
         MAEConfig().build(build(BackboneConfig("resnet_small"), 1, 28), None)
     assert error.value.where == "backbone.name"
+
+
+def test_tokens_start_at_a_fiftieth() -> None:
+    """timm's class token starts at 1e-6."""
+    method = tiny()
+    for token in (method.mask_token, method.backbone.model.cls_token):
+        assert 0.01 < float(token.std()) < 0.03
