@@ -3,11 +3,13 @@
 There is no learning rate, batch order or seed to choose: the problem is convex, so the answer is its own.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+TOLERANCE = 1e-6
 _HISTORY = 10  # curvature pairs, the usual L-BFGS memory
 _HALVINGS = 12  # of a step, after which a problem is at the end of its precision
 _CHUNK = 2**22  # logits held at a time: 16 MiB, whatever the number of samples
@@ -32,7 +34,7 @@ def fit(
     weight_decay: Tensor,
     sample_weight: Tensor | None = None,
     start: Heads | None = None,
-    tolerance: float = 1e-6,
+    tolerance: float | Sequence[float] = TOLERANCE,
     max_steps: int = 200,
 ) -> Heads:
     """S independent problems on the same features, each minimised over (W, b):
@@ -49,7 +51,7 @@ def fit(
         weight_decay: [S], all > 0.
         sample_weight: a, [S, N], >= 0 (0 leaves a sample out: a fold of cross-validation); None: all 1.
         start: heads to start from, say those of a part of the data; the answer is the same, sooner.
-        tolerance: a problem is done when the next step promises less than this share of its loss.
+        tolerance: a problem is done when the next step promises less than this share of its loss; one for all, or [S].
 
     Returns:
         Heads on the raw features. Deterministic for equal device and threads; independent of the other
@@ -87,9 +89,8 @@ def fit(
         before = start.weight.to(device, torch.float64)
         first[:, :, :-1] = torch.einsum("dr,sdk->skr", axes, before * std.double()[:, None]).float()
         first[:, :, -1] = (start.bias.to(device) + torch.einsum("d,sdk->sk", mean.double(), before)).float()
-    solution = _lbfgs(
-        z, labels.to(device), weights, penalty[:, None], metric[:, None], first, tolerance, max_steps
-    ).double()
+    ends = torch.as_tensor(tolerance, device=device).expand(len(decay))
+    solution = _lbfgs(z, labels.to(device), weights, penalty[:, None], metric[:, None], first, ends, max_steps).double()
 
     weight = torch.einsum("dr,skr->sdk", axes, solution[:, :, :-1]) / std.double()[:, None]
     bias = solution[:, :, -1] - torch.einsum("d,sdk->sk", mean.double(), weight)
@@ -147,7 +148,7 @@ def _lbfgs(
     penalty: Tensor,
     metric: Tensor,
     w: Tensor,
-    tolerance: float,
+    tolerance: Tensor,
     max_steps: int,
 ) -> Tensor:
     """Minimise from `w` [S, K, R]. Problems that are done leave the batch: the slow ones run alone."""
@@ -168,8 +169,8 @@ def _lbfgs(
             answer[alive] = w
             if not going.any():
                 return answer
-            alive, loss, slope, weights, w, gradient, direction, penalty, metric = (
-                t[going] for t in (alive, loss, slope, weights, w, gradient, direction, penalty, metric)
+            alive, loss, slope, weights, w, gradient, direction, penalty, metric, tolerance = (
+                t[going] for t in (alive, loss, slope, weights, w, gradient, direction, penalty, metric, tolerance)
             )
             pairs = [(s[going], y[going]) for s, y in pairs]
         length = torch.ones_like(slope)

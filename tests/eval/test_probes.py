@@ -99,7 +99,8 @@ def test_the_layer_is_chosen_on_val_and_is_no_worse_there(data: EvalData, contex
     tops = {tuple(one["settings"].values()): one["top1"] for one in searched.optimism}
     assert searched.metrics["top1"] == tops[tuple(searched.settings.values())]
     for one in plain.optimism:
-        assert tops[one["settings"]["weight_decay"], -1, "own"] == one["top1"]
+        # what was not chosen is solved less far: here an image or two
+        assert tops[one["settings"]["weight_decay"], -1, "own"] == pytest.approx(one["top1"], abs=0.6)
     assert 100 * float((searched.predictions == data.test.labels(torch.arange(len(data.test)))).float().mean()) == (
         pytest.approx(searched.metrics["top1"], abs=1e-3)
     )
