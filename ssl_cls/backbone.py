@@ -48,6 +48,10 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def _means(x: Tensor, side: int) -> Tensor:
     """[B, C, h, w] -> [B, C, side, side]: adaptive average pooling.
 
@@ -186,6 +190,9 @@ class Backbone(nn.Module):
             root = math.isqrt(x.shape[1])
             grid = self.grid if math.prod(self.grid) == x.shape[1] else (root, root)
             x = x.transpose(1, 2).reshape(len(x), -1, *grid)
+        elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
+            # flattened, the gradient comes back in the other layout, in which the last block takes twenty times as long
+            x.register_hook(_channels_last)  # type: ignore[no-untyped-call]
         match = _GRID.fullmatch(pooling)
         side = int(match.group(1)) if match else 1
         # cells of one pixel are their own means, and torch's gradient of them is a tenth of a small network's step
