@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PARALLEL ?= 2
 
-.PHONY: install demo test test-slow test-all lint bench faults soak
+.PHONY: install demo test test-slow test-all lint bench faults soak oracle
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -16,7 +16,7 @@ demo: install  ## pretrain, evaluate and compare on Fashion-MNIST: seconds the s
 	$(BIN)/python tools/suite.py recipes/suites/demo.yaml
 
 test: install  ## the default tests: no network, no marks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PARALLEL) -m "not slow and not dist and not browser and not faults"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PARALLEL) -m "not slow and not dist and not browser and not faults and not oracle"
 
 test-slow: install  ## the slow, two-process, browser and fault tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PARALLEL) -m "slow and not dist and not browser and not faults" --timeout 900
@@ -29,6 +29,9 @@ faults: install  ## break real runs on purpose, in 40 minutes on two cores: a ta
 
 soak: install  ## half an hour of one run, killed each minute
 	$(BIN)/python tools/faults.py --soak 30
+
+oracle: install  ## the linear probe against scikit-learn's on all of Fashion-MNIST: a quarter of an hour
+	$(BIN)/python -m pytest -m oracle -s --timeout 7200
 
 lint: install
 	$(BIN)/ruff check .

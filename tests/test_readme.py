@@ -15,8 +15,18 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.mark.parametrize("results", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda path: path.name)
 def test_the_tables_are_made_from_the_committed_rows(results: Path) -> None:
+    groups = compare(collect([results]))
     assert f"(results/{results.name})" in README
-    assert tables.markdown(compare(collect([results]))).strip() in README
+    whole = results.with_suffix(".md").read_text()
+    assert whole.startswith(tables.markdown(groups).strip())
+    for group in groups:
+        assert tables.markdown_table(*tables.cells(group)) in README
+
+
+def test_the_readme_s_results_are_lines_of_the_whole_comparison() -> None:
+    shown = README.split("<!-- results -->")[1].split("<!-- /results -->")[0]
+    whole = set((ROOT / "results" / "fashion_mnist.md").read_text().splitlines())
+    assert [line for line in shown.splitlines() if line not in whole] == []
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

@@ -4,7 +4,7 @@ python tools/suite.py recipes/suites/own.yaml data.path=DIR [data.labels=labels.
 python tools/suite.py recipes/suites/demo.yaml seeds=[0,1] train.epochs=1      changes to the suite, and to every recipe
 
 Stop it and start it again whenever you like: what is done is skipped. What the suite file names as `results` counts as
-done, and new rows are added to it.
+done, and new rows are added to it; the tables and the picture of label efficiency are put beside it.
 """
 
 import argparse
@@ -90,9 +90,10 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
     all_rows = [*known, *(rows.collect(folders) if folders else [])]
     screen = Console(highlight=False)
     written = report.present(all_rows, command, asked.folder, screen)
-    picture = written.with_name("label_efficiency.svg")
-    if committed is not None and picture.exists():
-        committed.with_suffix(".svg").write_bytes(picture.read_bytes())
+    for name in ("comparison.md", "label_efficiency.svg"):
+        made = written.with_name(name)
+        if committed is not None and made.exists():
+            committed.with_suffix(made.suffix).write_bytes(made.read_bytes())
     screen.print(f"\n{written}", markup=False, soft_wrap=True)
     return 0
 

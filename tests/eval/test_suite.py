@@ -76,6 +76,7 @@ def test_every_row_of_the_table_is_made(done: Path) -> None:
     report = done / "runs" / "small"
     assert (report / "index.html").exists()
     assert (done / "results" / "small.svg").read_bytes() == (report / "label_efficiency.svg").read_bytes()
+    assert (done / "results" / "small.md").read_bytes() == (report / "comparison.md").read_bytes()
 
 
 @pytest.mark.slow
