@@ -29,8 +29,8 @@ class _Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+        y = F.relu_(self.bn1(self.conv1(x)))
+        return F.relu_(self.bn2(self.conv2(y)).add_(self.shortcut(x)))
 
 
 class SmallResNet(nn.Module):
@@ -76,7 +76,7 @@ class SmallResNet(nn.Module):
         return self.fc
 
     def forward_features(self, x: Tensor) -> Tensor:
-        return self.stages(F.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
+        return self.stages(F.relu_(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.mean((2, 3)) if self.global_pool else x

@@ -20,6 +20,7 @@ from ssl_cls.errors import UserError
 from ssl_cls.rng import DrawKey
 
 _MAX_WORKERS = 8
+_VALUES = 2**21  # of all views made at once, where a batch has fewer
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,12 @@ class Stream:
             UserError: while iterating, when more than `max_bad_fraction` of the images cannot be decoded.
         """
         if self.source.size is not None:
-            for step in range(start, stop):
-                key, parts = self._share.indices(step)
-                yield [
-                    self._batch(
-                        self.augment.from_pixels(self.source.pixels(part).to(self.device), part, key),
-                        part,
-                        key,
-                    )
-                    for part in parts
-                ]
+            while start < stop:
+                number, together = start % self.steps_per_epoch, self._together
+                first = start - number % together
+                last = min(first + together, start - number + self.steps_per_epoch)
+                yield from self._resident(first, last)[start - first : stop - first]
+                start = last
         else:
             for step, cut in zip(range(start, stop), self._cut(start, stop), strict=True):
                 key, parts = self._share.indices(step)
@@ -126,6 +123,29 @@ class Stream:
                     )
                     for part, crops in zip(parts, cut, strict=True)
                 ]
+
+    @property
+    def _together(self) -> int:
+        """Steps whose views are made at once: of small images a batch is too little work for many cores."""
+        values = sum((view.size or 0) ** 2 for view in self.augment.views) * self.source.channels
+        return max(1, _VALUES // (values * (self._share.batch_size // self._share.num_ranks)))
+
+    def _resident(self, first: int, last: int) -> list[list[Batch]]:
+        """The micro-batches of each step in [first, last), of one epoch, from pixels that are at hand."""
+        key, _ = self._share.indices(first)
+        steps = [self._share.indices(step)[1] for step in range(first, last)]
+        runs = [[part for parts in steps for part in parts]] if len(steps) > 1 else [[part] for part in steps[0]]
+        made: list[Batch] = []
+        for parts in runs:
+            index = torch.cat(parts)
+            views = self.augment.from_pixels(self.source.pixels(index).to(self.device), index, key)
+            sizes = [len(part) for part in parts]
+            cut = {kind: [torch.split(view, sizes) for view in own] for kind, own in views.items()}
+            for number, part in enumerate(parts):
+                own = {kind: [view[number] for view in several] for kind, several in cut.items()}
+                made.append(self._batch(own, part, key))
+        each = self._share.micro_batches
+        return [made[n : n + each] for n in range(0, len(made), each)]
 
     def _batch(self, views: dict[str, list[Tensor]], part: Tensor, key: DrawKey) -> Batch:
         labels = self.source.labels(part).to(self.device, non_blocking=True) if self.needs_labels else None
