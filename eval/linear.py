@@ -16,8 +16,7 @@ from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.spec import Positive, spec
 
-_CHOOSING = 1e-4  # of the loss: heads are solved so far to be chosen among; moves none by 0.1 points
-_LOOKING_BACK = 1e-3  # and so far where they were not chosen
+_LOOKING_BACK = 1e-3  # of the loss: so far heads are refitted that were not chosen
 
 
 @spec
@@ -71,8 +70,7 @@ def _probe(
 ) -> list[Result]:
     """The best of every cut with every weight decay; those of one cut are fitted together.
 
-    The answer is solved to the end of float32. What it is chosen among need not be, for val tells no such differences,
-    and what was not chosen is only looked back at.
+    What was not chosen is only looked back at, so it is refitted less far than the answer is.
     """
     given = frozen(encoder, data, context, cuts)
     if given is None:
@@ -85,9 +83,7 @@ def _probe(
     on_val: dict[tuple[int, int], float] = {}
     fitted = []
     for cut, own in enumerate(columns):
-        found = heads.fit(
-            train.x[:, own], train.y, num_classes=data.num_classes, weight_decay=decay, tolerance=_CHOOSING
-        )
+        found = heads.fit(train.x[:, own], train.y, num_classes=data.num_classes, weight_decay=decay)
         on_val |= {(cut, s): task.judge(found.logits(val.x[:, own], s), val.y)[task.score] for s in sweep}
         fitted.append(found)
     best_cut, best = max(on_val, key=lambda setting: on_val[setting])
