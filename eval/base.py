@@ -62,7 +62,7 @@ class EvalData:
     val: Source
     test: Source
     num_classes: int
-    # Source.members of what a run is trained on: of all training images, and of those with labels
+    # Source.members of what a run is trained on: of all training images, and of those with labels; empty: not known
     trainable: frozenset[str] = frozenset()
     window: tuple[float, float] | None = None  # DataConfig's
 

@@ -162,7 +162,8 @@ def _run(path: Path, data: EvalData) -> Encoder:
             str(path / "encoder" / "provenance.json"),
             "pretrain it again",
         ) from error
-    if come_from.dataset == f"{data.name}/train" and (come_from.images or "") not in {"", *data.trainable}:
+    same = come_from.dataset == f"{data.name}/train" and come_from.images and data.trainable
+    if same and come_from.images not in data.trainable:
         raise UserError(
             f"{come_from.dataset} is no longer what this run was trained on: images were added, removed, changed, or "
             "moved between splits, as new labels do; it may have seen what is tested on",
