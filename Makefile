@@ -24,7 +24,7 @@ test-slow: install  ## the slow, two-process, browser and fault tests
 
 test-all: test test-slow
 
-faults: install  ## break real runs on purpose, in 40 minutes on two cores: a table of what survived
+faults: install  ## break real runs on purpose, in 10 minutes on two cores: a table of what survived
 	$(BIN)/python tools/faults.py --out results/faults.json
 
 soak: install  ## half an hour of one run, killed each minute

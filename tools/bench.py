@@ -102,11 +102,15 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
         torch.set_num_threads(threads)
 
     parts: dict[str, Callable[[], None]] = {"bare": bare, "views": views, "end to end": end_to_end}
+    use_up: Callable[[], None] = lambda: None  # noqa: E731
     if args.vs and source.size is not None:
-        parts |= {"views, one core": views_one_core, **lightly_parts(args.steps, recipe, source, planned, step, clock)}
+        theirs, use_up = lightly_parts(args.steps, recipe, source, planned, step, clock)
+        parts |= {"views, one core": views_one_core, **theirs}
     rates: dict[str, list[float]] = {name: [] for name in parts}
     for number in range(-1, args.rounds):  # the first round warms up
         for name, part in parts.items():
+            if name == "lightly":
+                use_up()
             begun = time.perf_counter()
             part()
             if accelerator.device.type == "cuda":
@@ -114,9 +118,12 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
             if number >= 0:
                 images = _LIGHTLY_IMAGES if name == "lightly views, one core" else args.steps * batch_size
                 rates[name].append(images / (time.perf_counter() - begun))
+            if name == "lightly":
+                time.sleep(_SETTLES)
     return rates
 
 
+_SETTLES = 1.0  # seconds in which lightly's workers fill their queues, and nothing is timed
 _LIGHTLY_IMAGES = 256  # transformed a round in one process: PIL is slow
 
 
@@ -140,7 +147,8 @@ class _PilImages:
 
 
 def lightly_parts(steps, recipe, source, planned, step, clock):  # type: ignore[no-untyped-def]
-    """The same step fed the usual way, and lightly's transform alone on one core."""
+    """The same step fed the usual way, and lightly's transform alone on one core; and what uses up the batches that
+    its workers have made beforehand, while other parts were timed."""
     import os
 
     import torch
@@ -184,7 +192,11 @@ def lightly_parts(steps, recipe, source, planned, step, clock):  # type: ignore[
         for index in range(_LIGHTLY_IMAGES):
             images[index]
 
-    return {"lightly": lightly, "lightly views, one core": one_core}
+    def use_up() -> None:
+        for _ in range(loader.num_workers * (loader.prefetch_factor or 0)):
+            next(batches)
+
+    return {"lightly": lightly, "lightly views, one core": one_core}, use_up
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Two real ranks: what one of them meets, both know; one that is gone or frozen does not keep the other."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from campaign import processes
+import torch
+from campaign import ROOT, processes, run_folder, write_recipe
+from safetensors.torch import load_file
 
 pytestmark = pytest.mark.dist
 
@@ -49,3 +53,40 @@ def test_a_signal_to_the_whole_group_is_one_request_and_saves(tmp_path: Path) ->
 
 def test_a_frozen_rank_is_named_and_all_are_gone_in_time(tmp_path: Path) -> None:  # R8
     assert processes.broken(tmp_path / "run", 1, signal.SIGSTOP)
+
+
+def test_a_run_goes_on_with_other_ranks_and_back(tmp_path: Path) -> None:
+    """Five steps by one process, ten by two, five by one: the weights of twenty by one."""
+    recipe = write_recipe(tmp_path, "mae", keep=9)
+    text = recipe.read_text().replace("name: adamw, lr: 1e-3", "name: sgd, lr: 0.05")
+    recipe.write_text(text.replace("batch_size: 64", "batch_size: 64, precision: fp32"))
+    run = run_folder(tmp_path, "mae")
+
+    def train(ranks: int) -> dict[str, torch.Tensor]:
+        flags = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"] if ranks == 2 else []
+        command = [sys.executable, "-m", "accelerate.commands.launch", *flags, str(ROOT / "tools" / "pretrain.py")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [*command, recipe.name], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr
+        last = max((run / "checkpoints").glob("step_*"))
+        assert last.name == "step_00000020"
+        assert json.loads((last / "state.json").read_text())["ranks"] == ranks
+        return load_file(last / "model.safetensors")
+
+    def back_to(step: int) -> None:
+        """As if the run had been killed then."""
+        shutil.rmtree(run / "encoder")
+        for checkpoint in (run / "checkpoints").glob("step_*"):
+            if int(checkpoint.name.removeprefix("step_")) > step:
+                shutil.rmtree(checkpoint)
+
+    alone = train(1)
+    for step, ranks in ((5, 2), (15, 1)):
+        back_to(step)
+        again = train(ranks)
+    assert "resuming at step 5 of 20" in (run / "log.txt").read_text()
+    assert "resuming at step 15 of 20" in (run / "log.txt").read_text()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
