@@ -1,14 +1,21 @@
 """From uint8 images to the normalised views that methods take."""
 
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_cls.augment.apply import normalise, recolour, resample
-from ssl_cls.augment.draw import Geometry, colour, geometry
+from ssl_cls.augment.draw import Colour, Geometry, colour, geometry
 from ssl_cls.augment.view import View, expand
 from ssl_cls.rng import DrawKey
 
 EVALUATION_CROP = 0.875  # 224 of 256 pixels (He et al. 2016)
+_CACHED = 2**20  # values of views that a CPU works on at once
+_KEPT = 32 << 20  # bytes: `launch.keep_freed_memory` keeps what is smaller
 
 
 class Augment:
@@ -43,40 +50,57 @@ class Augment:
     @torch.no_grad()
     def from_pixels(self, pixels: Tensor, index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
         """uint8 [B, C, H, W] -> "global" and "local" views, float32 [B, C, s, s] each, where `pixels` are."""
-        views: dict[str, list[Tensor]] = {"global": [], "local": []}
-        for view, numbers in self._alike:
-            many, number = _repeated(index, numbers)
-            sizes = torch.tensor(pixels.shape[2:]).expand(len(many), 2)
-            drawn = geometry(view, key, many, number, sizes)
-            images = resample(pixels.repeat(len(numbers), 1, 1, 1), drawn, _size(view), view.interpolation)
-            views[view.kind] += self._finished(images, view, key, many, number, len(numbers))
-        return views
+        return self._made(lambda numbers: pixels.repeat(len(numbers), 1, 1, 1), resample, index, key)
 
     @torch.no_grad()
     def from_crops(self, crops: list[Tensor], index: Tensor, key: DrawKey) -> dict[str, list[Tensor]]:
         """The same from what a source cut along `boxes`: one uint8 [B, C, s, s] a view."""
+        return self._made(lambda numbers: torch.cat([crops[number] for number in numbers]), _flipped, index, key)
+
+    def _made(
+        self,
+        images_of: Callable[[list[int]], Tensor],
+        cut: "_Cut",
+        index: Tensor,
+        key: DrawKey,
+    ) -> dict[str, list[Tensor]]:
+        """images_of: view numbers -> uint8 [len(numbers) * B, C, H, W]. cut: what makes of these crops, in [0, 1]."""
         views: dict[str, list[Tensor]] = {"global": [], "local": []}
         for view, numbers in self._alike:
-            many, number = _repeated(index, numbers)
-            crop, size = torch.cat([crops[view_number] for view_number in numbers]), _size(view)
-            drawn = geometry(view, key, many, number, torch.full((len(crop), 2), size))
-            images = _flipped(crop, drawn) if view.scale else resample(crop, drawn, size, view.interpolation)
-            views[view.kind] += self._finished(images, view, key, many, number, len(numbers))
+            images, size = images_of(numbers), _size(view)
+            # on the CPU: draws are made there, the same for every device, and without waiting for it
+            sample, number = index.cpu().repeat(len(numbers)), torch.tensor(numbers).repeat_interleave(len(index))
+            drawn = geometry(view, key, sample, number, torch.tensor(images.shape[2:]).expand(len(images), 2))
+            colours = colour(view, key, sample, number)
+            piece = partial(self._piece, images, drawn, colours, view, resample if view.scale is None else cut)
+            shape = len(images), images.shape[1], size, size
+            views[view.kind] += _in_pieces(piece, shape, images.device).chunk(len(numbers))
         return views
 
-    def _finished(
-        self, images: Tensor, view: View, key: DrawKey, index: Tensor, number: Tensor, count: int
-    ) -> tuple[Tensor, ...]:
-        images = recolour(images, colour(view, key, index, number))
-        return normalise(images, self.mean, self.std).chunk(count)
+    def _piece(self, images: Tensor, drawn: Geometry, colours: Colour, view: View, cut: "_Cut", rows: slice) -> Tensor:
+        resized = cut(images[rows], Geometry(*(values[rows] for values in drawn)), _size(view), view.interpolation)
+        recoloured = recolour(resized, Colour(*(values[rows] for values in colours)))
+        return normalise(recoloured, self.mean, self.std)
 
 
-def _repeated(index: Tensor, numbers: list[int]) -> tuple[Tensor, Tensor]:
-    """Sample and view number of every image of views that are made together: int64 [len(numbers) * B] each.
+_Cut = Callable[[Tensor, Geometry, int, str], Tensor]  # pixels, draws, side and filter to crops in [0, 1]
 
-    On the CPU: draws are made there, the same for every device, and without waiting for it.
+
+def _in_pieces(piece: Callable[[slice], Tensor], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """float32 of `shape` from its rows: on a CPU of as many at once as stay in its caches through all that is done.
+
+    Memory that is not kept for the next step is had anew each time: by numpy, which asks Linux for huge pages, in a
+    third of the time.
     """
-    return index.cpu().repeat(len(numbers)), torch.tensor(numbers).repeat_interleave(len(index))
+    count = min(math.ceil(math.prod(shape) / _CACHED), shape[0] // 2)  # of two or more rows each
+    if device.type != "cpu" or count < 2:
+        return piece(slice(None))
+    large = 4 * math.prod(shape) > _KEPT
+    made = torch.from_numpy(np.empty(shape, np.float32)) if large else torch.empty(shape)
+    bounds = [shape[0] * number // count for number in range(count + 1)]
+    for rows in map(slice, bounds, bounds[1:]):
+        made[rows] = piece(rows)
+    return made
 
 
 def _size(view: View) -> int:
@@ -85,12 +109,12 @@ def _size(view: View) -> int:
     return view.size
 
 
-def _flipped(crop: Tensor, drawn: Geometry) -> Tensor:
+def _flipped(crops: Tensor, drawn: Geometry, size: int, interpolation: str) -> Tensor:
     """Crops that a source has already resized, as float, left and right exchanged where drawn."""
-    chosen = drawn.flip.nonzero()[:, 0].to(crop.device, non_blocking=True)
-    if len(chosen):
-        crop = crop.index_copy(0, chosen, crop[chosen].flip(3))  # while they are a quarter of the bytes
-    return crop.float().div_(255)
+    images = crops.float().div_(255)
+    chosen = drawn.flip.nonzero()[:, 0].to(images.device, non_blocking=True)
+    images[chosen] = images[chosen].flip(3)
+    return images
 
 
 def centre_boxes(sizes: Tensor, fraction: float = EVALUATION_CROP) -> Tensor:

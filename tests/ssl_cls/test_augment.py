@@ -6,6 +6,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from ssl_cls.augment import augment
 from ssl_cls.augment.augment import Augment, centre_boxes, whole
 from ssl_cls.augment.draw import colour, geometry
 from ssl_cls.augment.view import View
@@ -78,6 +79,22 @@ def test_a_view_does_not_depend_on_the_rest_of_the_batch() -> None:
         for kind in together:
             for all_, some in zip(together[kind], apart[kind], strict=True):
                 assert torch.equal(all_[part], some)
+
+
+@pytest.mark.parametrize("cached", [1, 10_000, 40_000])
+def test_views_made_piece_by_piece_are_the_views_made_at_once(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, index = pictures(13, 3, 40, 44), torch.arange(13)
+    for kept in (augment._KEPT, 0):  # in torch's memory and in numpy's
+        views = [EVERYTHING, View(size=24, count=2, scale=(0.5, 1.0), blur=0.5), View(size=32, pad=4, rotate=10)]
+        made = []
+        for bound in (2**40, cached):
+            monkeypatch.setattr(augment, "_CACHED", bound)
+            monkeypatch.setattr(augment, "_KEPT", kept)
+            several = Augment(tuple(views), (0.4,) * 3, (0.3,) * 3)
+            crops = [pictures(13, 3, size, size) for size in several.sizes]
+            made += [several.from_pixels(pixels, index, KEY), several.from_crops(crops, index, KEY)]
+        for one, other in zip(made[:2], made[2:], strict=True):
+            assert all(map(torch.equal, one["global"], other["global"]))
 
 
 def test_views_of_the_same_settings_differ_and_depend_on_their_number_alone() -> None:
