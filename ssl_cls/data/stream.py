@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,14 +116,12 @@ class Stream:
         else:
             for step, cut in zip(range(start, stop), self._cut(start, stop), strict=True):
                 key, parts = self._share.indices(step)
-                yield [
-                    self._batch(
-                        self.augment.from_crops([crop.to(self.device, non_blocking=True) for crop in crops], part, key),
-                        part,
-                        key,
-                    )
-                    for part, crops in zip(parts, cut, strict=True)
-                ]
+                with _beside(self.workers):
+                    made = [
+                        self.augment.from_crops([crop.to(self.device, non_blocking=True) for crop in crops], part, key)
+                        for part, crops in zip(parts, cut, strict=True)
+                    ]
+                yield [self._batch(views, part, key) for views, part in zip(made, parts, strict=True)]
 
     @property
     def _together(self) -> int:
@@ -196,6 +195,18 @@ class _Cuts(Dataset[tuple[list[list[Tensor]], list[str] | UserError]]):
             made = self.source.crops(part, [boxes[v] for v in views], [sizes[v] for v in views], name)
             crops.update(zip(views, made, strict=True))
         return [crops[view] for view in range(len(filters))]
+
+
+@contextmanager
+def _beside(workers: int) -> Iterator[None]:
+    """No more threads than the decoding processes leave cores: one that has to wait for its core holds up all others,
+    at every operation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _outlive_signals(worker: int) -> None:
