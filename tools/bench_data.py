@@ -1,6 +1,6 @@
 """How fast images come: python tools/bench_data.py [--size 224] [--rounds 5]
 
-JPEGs of 500 x 375 to two resized crops an image, flipped and normalised, by two processes; alternating, medians:
+JPEGs of 500 x 375 to two resized crops an image, flipped and normalised, by two workers; alternating, medians:
   torchvision   ImageFolder, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader
   files         our stream of the same files
   pack          our stream of a pack of them, shorter side 256
@@ -13,9 +13,9 @@ from pathlib import Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=224, help="side of the views")
-    parser.add_argument("--workers", type=int, default=2, help="decoding processes, of each")
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes, of a pack threads")
     parser.add_argument("--rounds", type=int, default=5, help="alternations; medians are over these")
-    parser.add_argument("--batches", type=int, default=12, help="timed a round")
+    parser.add_argument("--batches", type=int, default=30, help="timed a round")
     args = parser.parse_args()
 
     from ssl_cls.screen import guarded
@@ -54,6 +54,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
+    from ssl_cls import launch
     from ssl_cls.augment.augment import Augment
     from ssl_cls.augment.view import View
     from ssl_cls.data import pack
@@ -62,6 +63,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     from ssl_cls.data.source import Source
     from ssl_cls.data.stream import Stream
 
+    launch.keep_freed_memory()
     images = folder / "images"
     _write_jpegs(images, BATCH * (args.batches + 1))
     files = open_own(images, "train", 0.0)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import get_worker_info
 
 from ssl_cls.data import planes
 from ssl_cls.data.planes import Encoded, Window
@@ -103,6 +104,19 @@ def cut_pixels(
         inner = np.array(pixels[top:bottom, left:right])  # a copy: what is mapped cannot be written to, nor be a tensor
         crops.append(crop.resized(inner, s, interpolation).expand(channels, -1, -1))
     return crops
+
+
+def stacked(cuts: Sequence[list[Tensor]]) -> list[Tensor]:
+    """The crops of each image to uint8 [B, C, s, s] a view; in a decoding process where the main one reads them."""
+    views = list(zip(*cuts, strict=True))
+    if get_worker_info() is None:
+        return [torch.stack(view) for view in views]
+    made = []
+    for view in views:
+        shared = torch.UntypedStorage._new_shared(sum(crop.numel() for crop in view))  # type: ignore[no-untyped-call]
+        into = torch.empty(0, dtype=torch.uint8).set_(shared).view(len(view), *view[0].shape)
+        made.append(torch.stack(view, out=into))
+    return made
 
 
 def reduced(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_cls.data.decode import cut
+from ssl_cls.data.decode import cut, stacked
 from ssl_cls.data.planes import Encoded, Window
 from ssl_cls.errors import UserError
 
@@ -129,7 +129,7 @@ class Files:
         cuts = [
             self._cut(index, own, sizes, interpolation) for index, own in zip(indices.tolist(), fractions, strict=True)
         ]
-        return [torch.stack(view) for view in zip(*cuts, strict=True)]
+        return stacked(cuts)
 
     def _cut(self, index: int, boxes: list[list[float]], sizes: list[int], interpolation: str) -> list[Tensor]:
         store = self.store

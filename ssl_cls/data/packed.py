@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_cls.data.decode import cut_pixels
+from ssl_cls.data.decode import cut_pixels, stacked
 from ssl_cls.errors import NoImagesError, UserError
 
 FORMAT = 1
@@ -99,7 +99,7 @@ class Packed:
             cut_pixels(self._image(index), self.channels, own, sizes, interpolation)
             for index, own in zip(indices.tolist(), fractions, strict=True)
         ]
-        return [torch.stack(view) for view in zip(*cuts, strict=True)]
+        return stacked(cuts)
 
     def _image(self, index: int) -> NDArray[np.uint8]:
         """uint8 [H, W, C], not yet read."""

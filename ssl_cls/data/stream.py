@@ -2,9 +2,12 @@
 
 import os
 import signal
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -21,6 +24,7 @@ from ssl_cls.errors import UserError
 from ssl_cls.rng import DrawKey
 
 _MAX_WORKERS = 8
+_AHEAD = 2  # batches that each worker has ready, as in a DataLoader
 _VALUES = 2**21  # of all views made at once, where a batch has fewer
 
 
@@ -153,16 +157,10 @@ class Stream:
     def _cut(self, start: int, stop: int) -> Iterator[list[list[Tensor]]]:
         """The crops of each micro-batch of each step, made ahead of time in other processes."""
         total = len(self.source) + len(self.source.bad)
-        loader = DataLoader(
-            _Cuts(self.source, self.augment, self._share),
-            batch_size=None,
-            sampler=range(start, stop),
-            num_workers=self.workers,
-            worker_init_fn=_outlive_signals,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own, so that torch's global state is not drawn from
-        )
-        for cut, found in loader:
+        cuts = _Cuts(self.source, self.augment, self._share)
+        packed = isinstance(self.source, Packed) and self.workers > 0
+        made = _by_threads if packed else partial(_by_processes, pinned=self.device.type == "cuda")
+        for cut, found in made(cuts, range(start, stop), self.workers):
             if isinstance(found, UserError):
                 raise found
             self.bad.update(dict.fromkeys(found))
@@ -170,13 +168,16 @@ class Stream:
             yield cut
 
 
-class _Cuts(Dataset[tuple[list[list[Tensor]], list[str] | UserError]]):
+_Cut = tuple[list[list[Tensor]], list[str] | UserError]
+
+
+class _Cuts(Dataset[_Cut]):
     """Step -> (crops of each micro-batch, which images this process has found to be bad so far)."""
 
     def __init__(self, source: Source, augment: Augment, share: _Share) -> None:
         self.source, self.augment, self.share = source, augment, share
 
-    def __getitem__(self, step: int) -> tuple[list[list[Tensor]], list[str] | UserError]:
+    def __getitem__(self, step: int) -> _Cut:
         key, parts = self.share.indices(step)
         try:
             return [self._crops(key, part) for part in parts], list(self.source.bad)
@@ -207,6 +208,41 @@ def _beside(workers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _by_processes(cuts: _Cuts, steps: range, workers: int, pinned: bool) -> Iterator[_Cut]:
+    loader = DataLoader(
+        cuts,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        worker_init_fn=_outlive_signals,
+        pin_memory=pinned,
+        generator=torch.Generator(),  # its own, so that torch's global state is not drawn from
+    )
+    yield from loader
+
+
+def _by_threads(cuts: _Cuts, steps: range, workers: int) -> Iterator[_Cut]:
+    """Where nothing is decoded Python is not in the way, and what passes from process to process would cost as much as
+    it takes to make it."""
+
+    def alone() -> None:
+        torch.get_num_threads()
+        torch.set_num_threads(1)  # of this thread; the main one says its own again with the next batch
+
+    torch.get_num_threads()  # a thread's first call takes over what was last said in any
+    pool = ThreadPoolExecutor(workers, "crops", alone)
+    try:
+        ahead: deque[Future[_Cut]] = deque()
+        for step in steps:
+            ahead.append(pool.submit(cuts.__getitem__, step))
+            if len(ahead) > _AHEAD * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _outlive_signals(worker: int) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from PIL import Image
 
 from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View
+from ssl_cls.data import pack
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.batch import Batch
 from ssl_cls.data.files import Files
 from ssl_cls.data.own import open_own
+from ssl_cls.data.packed import Packed
 from ssl_cls.data.sampler import batch_indices
 from ssl_cls.data.source import Source
 from ssl_cls.data.stream import Stream
@@ -228,3 +231,23 @@ def test_missing_labels_are_refused_where_they_are_needed() -> None:
     stream(source, needs_labels=False)
     with pytest.raises(UserError, match="needs a label for every image"):
         stream(source)
+
+
+def test_a_pack_is_cut_by_threads_that_leave_torch_its_own_and_end_with_the_stream(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "in" / "train" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = generator.integers(0, 256, (24 + number, 40, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / "train" / name / f"{number}.png")
+    pack.pack({"train": open_own(tmp_path / "in", "train", 0.0)}, tmp_path / "x.pack", 32, 0.0)
+    packed, before = Packed(tmp_path / "x.pack", "train"), threading.active_count()
+    threads = torch.get_num_threads()
+    found = [[joined([batch]) for batch in stream(packed, workers=workers).batches(0, 7)] for workers in (0, 1, 3)]
+    assert found[0] == found[1] == found[2]
+    batches = stream(packed, workers=2).batches(0, 1000)
+    next(batches)
+    assert threading.active_count() == before + 2
+    assert not multiprocessing.active_children()
+    del batches
+    assert (threading.active_count(), torch.get_num_threads()) == (before, threads)
