@@ -4,6 +4,7 @@ JPEGs of 500 x 375 to two resized crops an image, flipped and normalised, by two
   torchvision   ImageFolder, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in a DataLoader
   files         our stream of the same files
   pack          our stream of a pack of them, shorter side 256
+Then the sampler: which images are in a batch of 4,096 of a billion.
 """
 
 import argparse
@@ -36,11 +37,38 @@ def run(args: argparse.Namespace) -> int:
     for name, own in rates.items():
         ratio = statistics.median(a / b for a, b in zip(own, rates["torchvision"], strict=True))
         table.add_row(name, *(f"{x:,.0f}" for x in (statistics.median(own), min(own), max(own))), f"{ratio:.2f}")
-    Console(highlight=False, width=100).print(table)
+    console = Console(highlight=False, width=100)
+    console.print(table)
+    each, extra = sampler()
+    console.print(
+        f"4,096 of 1,000,000,000 images: {each[0]:.1f} ms a batch in order, {each[1]:.1f} ms for one of any step "
+        f"(medians), {extra:.0f} MB more resident memory"
+    )
     return 0
 
 
 BATCH = 64
+
+
+def sampler() -> tuple[tuple[float, float], float]:
+    """Milliseconds a batch, as mean over blocks in order, and of steps far apart; and the memory that it took, MB."""
+    import resource
+    import statistics
+    import time
+
+    from ssl_cls.data.sampler import batch_indices
+
+    def taken(steps: range) -> float:
+        begun = time.perf_counter()
+        for step in steps:
+            batch_indices(step, n=10**9, batch_size=4096, seed=0)
+        return 1e3 * (time.perf_counter() - begun) / len(steps)
+
+    taken(range(8))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    in_order = statistics.median(taken(range(first, first + 16)) for first in range(1000, 1480, 16))
+    apart = statistics.median(taken(range(step, step + 1)) for step in range(2000, 200_000, 6600))
+    return (in_order, apart), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
