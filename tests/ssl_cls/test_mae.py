@@ -60,23 +60,25 @@ def test_visible_patches_do_not_enter_the_loss() -> None:
 
 
 def test_each_sample_has_its_own_mask_of_exactly_the_ratio() -> None:
-    keep, restore, mask = random_masking(DrawKey(0, 0), torch.arange(64), 49, int(49 * 0.75))
-    assert torch.equal(mask.sum(1), torch.full((64,), 36.0))
-    assert keep.shape == (64, 13)
+    keep, restore, mask = random_masking(DrawKey(0, 0), torch.arange(64), 49, tiny().num_masked)
+    assert torch.equal(mask.sum(1), torch.full((64,), 37.0))
+    assert keep.shape == (64, 12)
+    class_and_kept = lightly_utils.random_token_mask((2, 1 + 49), 0.75)[0]
+    assert keep.shape[1] == class_and_kept.shape[1] - 1
     assert len({tuple(row) for row in keep.sort(1).values.tolist()}) == 64
-    assert torch.equal(torch.gather(mask, 1, keep), torch.zeros(64, 13))
-    order = restore.argsort(1)
-    assert torch.equal(order.gather(1, restore), torch.arange(49).expand(64, 49))
+    assert torch.equal(mask.gather(1, keep), torch.zeros(64, 12))
+    assert torch.equal(restore.gather(1, keep), torch.arange(12).expand(64, 12))  # each at its place among the visible
+    assert torch.equal(restore.sort(1).values, torch.arange(49).expand(64, 49))
 
 
 def test_masks_depend_on_sample_and_epoch_and_on_nothing_else() -> None:
     index = torch.arange(100)
-    first = random_masking(DrawKey(0, 0), index, 49, 36)[0]
-    assert torch.equal(first[[5, 77]], random_masking(DrawKey(0, 0), torch.tensor([5, 77]), 49, 36)[0])
-    assert not torch.equal(first, random_masking(DrawKey(0, 1), index, 49, 36)[0])
-    assert not torch.equal(first, random_masking(DrawKey(1, 0), index, 49, 36)[0])
-    visible = 1 - random_masking(DrawKey(0, 0), torch.arange(20_000), 49, 36)[2]
-    assert visible.mean(0).sub(13 / 49).abs().max() < 4 * (13 / 49 * 36 / 49 / 20_000) ** 0.5
+    first = random_masking(DrawKey(0, 0), index, 49, 37)[0]
+    assert torch.equal(first[[5, 77]], random_masking(DrawKey(0, 0), torch.tensor([5, 77]), 49, 37)[0])
+    assert not torch.equal(first, random_masking(DrawKey(0, 1), index, 49, 37)[0])
+    assert not torch.equal(first, random_masking(DrawKey(1, 0), index, 49, 37)[0])
+    visible = 1 - random_masking(DrawKey(0, 0), torch.arange(20_000), 49, 37)[2]
+    assert visible.mean(0).sub(12 / 49).abs().max() < 4 * (12 / 49 * 37 / 49 / 20_000) ** 0.5
 
 
 def test_masked_patches_never_enter_the_encoder() -> None:
@@ -84,7 +86,7 @@ def test_masked_patches_never_enter_the_encoder() -> None:
     method.backbone.model.blocks[0].register_forward_hook(lambda _m, args, _o: lengths.append(args[0].shape[1]))  # type: ignore[union-attr, index, operator]
     x = images()
     embeddings = method.embed(batch(x), CLOCK)
-    assert lengths == [49 - int(49 * 0.75) + 1]
+    assert lengths == [int(49 * 0.25) + 1]
     hidden = unpatchify(embeddings["mask"][:, :, None].expand(-1, -1, 16), (7, 7), 4) > 0
     changed = method.embed(batch(torch.where(hidden, torch.randn_like(x), x)), CLOCK)
     assert torch.equal(embeddings["visible"], changed["visible"])
