@@ -19,7 +19,7 @@ from ssl_cls.plan import build_method, make_plan
 from ssl_cls.step import Step
 
 CNN = "{name: resnet_small, args: {channels: [4, 8]}}"
-VIT = "{name: vit_tiny_patch16_224, args: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2, drop_path_rate: 0.2}}"
+VIT = "{name: vit_tiny_patch16_224, args: {patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2, drop_path_rate: 0.2}}"
 HEAD = "head: {hidden_dim: 8, bottleneck_dim: 8, prototypes: 16, norm_last_layer: false}"
 TINY = {  # backbone and arguments by method: a method of the registry that is not here fails
     "simclr": (CNN, "projector: [8, 4]"),
