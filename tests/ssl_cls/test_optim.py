@@ -1,4 +1,7 @@
-"""Schedules (X4, X18), parameter groups (X5), LARS that is LARS (X6), clipping (2.10), and who may write a rate."""
+"""Schedules (X4, X8, X18), parameter groups (X5), LARS that is LARS (X6), clipping (2.10), and who may write a rate.
+
+The cosine of the momentum and LARS's first step are rows of methods.md section 0.
+"""
 
 import pytest
 import torch
