@@ -56,7 +56,9 @@ def test_koleo_is_of_each_global_view_by_itself_and_of_the_encoders_features(min
 
 
 @pytest.mark.parametrize(("n", "k"), [(3, 8), (16, 64)])
-@pytest.mark.parametrize("temperature", [1 / 32, 1 / 16])  # exact in the float32 that lightly keeps it in
+@pytest.mark.parametrize(
+    "temperature", [float(torch.tensor(t)) for t in (0.04, 0.07)]
+)  # in float32, as lightly keeps it
 def test_the_patch_loss_and_its_centre_agree_with_lightly(miniature_vit, n: int, k: int, temperature: float) -> None:
     head = HeadConfig(16, 8, k)
     schedule = TeacherTemperature(end=temperature)

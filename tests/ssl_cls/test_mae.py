@@ -48,6 +48,13 @@ def test_flat_patches_have_zero_targets() -> None:
     x[:, :, :14] = 0.25  # half of the rows: 3.5 of 7 patch rows, so 3 flat ones
     assert torch.equal(method.target(x)[:, :21].abs().amax(), torch.zeros(()))
     assert method.target(x)[:, 28:].abs().amin(-1).max() > 0
+    # Section 0: predicting zero then costs (P - 1) / P, times the part of the masked patches that is not flat.
+    embeddings = method.embed(batch(x), CLOCK)
+    embeddings["prediction"] = torch.zeros_like(embeddings["prediction"])
+    flat = embeddings["mask"][:, :21].sum() / embeddings["mask"].sum()
+    assert 0.3 < float(flat) < 0.6
+    loss = method.loss(embeddings, batch(x), CLOCK).loss
+    assert loss.item() == pytest.approx(0.9375 * (1 - float(flat)), abs=1e-4)
 
 
 def test_visible_patches_do_not_enter_the_loss() -> None:
@@ -117,7 +124,7 @@ def test_positions_are_fixed_sines_and_cosines_as_lightly_computes_them() -> Non
     theirs = torch.as_tensor(lightly_utils.get_2d_sincos_pos_embed(embed_dim=32, grid_size=7, cls_token=False)).float()
     mine = sincos_positions((7, 7), 32)
     halves = torch.cat((theirs[:, 16:], theirs[:, :16]), 1)  # lightly puts the column first
-    assert torch.allclose(mine, theirs, atol=1e-6) or torch.allclose(mine, halves, atol=1e-6)
+    torch.testing.assert_close(mine, halves, rtol=0, atol=1e-6)
 
 
 def test_patchify_is_undone_by_unpatchify_and_orders_like_the_patch_projection() -> None:
@@ -145,6 +152,26 @@ def test_visible_patches_are_shown_as_they_were() -> None:
     visible = seen != 0
     assert torch.equal(seen[visible], x[visible])
     assert torch.equal(filled[visible], x[visible])
+
+
+@pytest.mark.parametrize(("channels", "size", "patch"), [(1, 28, 4), (3, 32, 4), (3, 64, 16)])
+@pytest.mark.parametrize("norm_pixels", [True, False])
+def test_value_and_gradient_agree_with_lightly(channels: int, size: int, patch: int, norm_pixels: bool) -> None:
+    method, x = tiny(channels, size, patch, norm_pixels=norm_pixels), images(channels, size).double()
+    _, restore, mask = random_masking(DrawKey(0, 0), torch.arange(6), method.num_patches, method.num_masked)
+    shape = (6, method.num_patches, patch**2 * channels)
+    ours = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    embeddings = {"visible": ours[:, 0], "prediction": ours, "mask": mask.double()}
+    loss = method.loss(embeddings, batch(x), CLOCK).loss
+    masked = restore.argsort(1)[:, method.num_patches - method.num_masked :]
+    target = lightly_utils.get_at_index(lightly_utils.patchify(x, patch), masked)
+    target = lightly_utils.normalize_mean_var(target) if norm_pixels else target
+    reference = torch.nn.MSELoss()(lightly_utils.get_at_index(theirs, masked), target)
+    loss.backward()
+    reference.backward()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("ratio", [0.95, 1.0, 0.0])
