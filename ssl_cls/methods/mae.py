@@ -43,7 +43,7 @@ class MAEConfig:
                 "use a vit, as recipes/mae_vit.yaml does",
             )
         patches = backbone.grid[0] * backbone.grid[1]
-        kept = patches - int(patches * self.mask_ratio)
+        kept = int(patches * (1 - self.mask_ratio))  # as the authors round
         if not 4 <= kept < patches:
             raise UserError(
                 f"mask_ratio {self.mask_ratio} keeps {kept} of {patches} patches; MAE needs 4 kept and one masked",
@@ -86,7 +86,7 @@ class MAE(Method):
         self.config = config
         self.backbone = backbone
         self.num_patches = backbone.grid[0] * backbone.grid[1]
-        self.num_masked = int(self.num_patches * config.mask_ratio)
+        self.num_masked = self.num_patches - int(self.num_patches * (1 - config.mask_ratio))
         self.num_prefix = backbone.prefix_tokens
         dim, patch_values = config.decoder_dim, backbone.patch_size**2 * backbone.channels
         self.decoder_embed = nn.Linear(backbone.width, dim)

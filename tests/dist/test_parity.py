@@ -34,7 +34,7 @@ RECIPES = {
     "simsiam": f"{CNN}\nmethod: {{name: simsiam, projector: [16, 16], predictor: 4}}",
 }
 ADAMW = "name: adamw, lr: 1.0e-3, weight_decay: 0.05"
-SGD = "name: sgd, lr: 0.05, weight_decay: 1.0e-4"
+SGD = "name: sgd, base_lr: 0.4, weight_decay: 1.0e-4"  # a rate of 0.05 for the global batch of 32: X4
 
 Split = Literal["whole", "ranks", "micro-batches", "both"]
 Outcome = dict[str, Tensor]

@@ -141,7 +141,7 @@ def test_draws_of_one_sample_do_not_depend_on_its_batch() -> None:
         assert all(torch.equal(a[chosen], b) for a, b in zip(of_all, alone, strict=True))
 
 
-def test_copies_of_an_image_and_views_of_it_differ() -> None:
+def test_copies_of_an_image_and_views_of_it_differ() -> None:  # X15
     """At least 95 % of 64 copies have a box of their own, and two views agree in next to none."""
     view = View(size=28, scale=(0.2, 1.0), flip=0.5, brightness=0.4, jitter_p=1.0)
     first, second = (geometry(view, KEY, INDEX[:64], number, square(28, 64)) for number in (0, 1))
@@ -153,7 +153,7 @@ def test_copies_of_an_image_and_views_of_it_differ() -> None:
 
 
 @pytest.mark.parametrize("other", [DrawKey(4, 5), DrawKey(3, 6)])
-def test_draws_of_two_views_epochs_and_seeds_are_uncorrelated(other: DrawKey) -> None:
+def test_draws_of_two_views_epochs_and_seeds_are_uncorrelated(other: DrawKey) -> None:  # X16
     here = geometry(CROP, KEY, INDEX, 0, square(500)).box
     for there in (
         geometry(CROP, KEY, INDEX, 1, square(500)).box,

@@ -13,6 +13,7 @@ from ssl_cls.ema import ema_update, frozen_copy
 from ssl_cls.methods.base import Method
 from ssl_cls.methods.byol import BYOLConfig
 from ssl_cls.methods.moco import MoCoConfig
+from ssl_cls.methods.mocov3 import MoCoV3Config
 
 CLOCK = Clock(0, 10, 10)
 
@@ -25,7 +26,11 @@ def byol(momentum: float) -> BYOLConfig:
     return BYOLConfig(momentum=momentum, projector=(16, 8), predictor=16)
 
 
-FOLLOWED = pytest.mark.parametrize(("config", "follower"), [(moco, "key"), (byol, "target")])
+def mocov3(momentum: float) -> MoCoV3Config:
+    return MoCoV3Config(momentum=momentum, projector=(16, 8), predictor_dim=16)
+
+
+FOLLOWED = pytest.mark.parametrize(("config", "follower"), [(moco, "key"), (mocov3, "key"), (byol, "target")])
 
 
 def networks(method: Method, follower: str) -> tuple[nn.Module, nn.Module]:
@@ -86,8 +91,18 @@ def test_its_batch_norm_keeps_statistics_of_its_own(miniature, take_step, config
         take_step(method, batch, CLOCK.at(number))
     ours, theirs = (dict(network.named_buffers()) for network in (online, target))
     forwards = {int(value) for name, value in theirs.items() if name.endswith("num_batches_tracked")}
-    assert forwards == {2 if follower == "key" else 4}  # a view a step, or both
+    assert forwards == {2 if config is moco else 4}  # a view a step, or both
     assert not torch.equal(ours["0.model.bn1.running_mean"], theirs["0.model.bn1.running_mean"])
+
+
+@pytest.mark.parametrize("step", [0, 99])
+def test_mocos_momentum_is_constant(miniature, take_step, step: int) -> None:  # X8
+    method, batch = miniature(moco(0.9))
+    online, key = networks(method, "key")
+    expected = copy.deepcopy(key)
+    take_step(method, batch, Clock(step, 100, 10))
+    ema_update(expected, online, 0.9)
+    assert same(dict(key.named_parameters()), dict(expected.named_parameters()))
 
 
 def test_only_parameters_follow() -> None:

@@ -19,7 +19,7 @@ from ssl_cls.plan import build_method, make_plan
 from ssl_cls.step import Step
 
 CNN = "{name: resnet_small, args: {channels: [4, 8]}}"
-VIT = "{name: vit_tiny_patch16_224, args: {patch_size: 4, embed_dim: 16, depth: 1, num_heads: 2, drop_path_rate: 0.2}}"
+VIT = "{name: vit_tiny_patch16_224, args: {patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2, drop_path_rate: 0.2}}"
 HEAD = "head: {hidden_dim: 8, bottleneck_dim: 8, prototypes: 16, norm_last_layer: false}"
 TINY = {  # backbone and arguments by method: a method of the registry that is not here fails
     "simclr": (CNN, "projector: [8, 4]"),
@@ -129,7 +129,11 @@ def test_every_tensor_of_the_optimizer_is_in_its_checkpoint(name: str, advance: 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_twenty_steps_are_ten_a_checkpoint_and_ten(name: str, advance: Advance, tmp_path: Path) -> None:  # X21
+def test_twenty_steps_are_ten_a_checkpoint_and_ten(  # X3, X21
+    name: str, advance: Advance, tmp_path: Path
+) -> None:
+    """In one process without a process group, which is all that the methods' collectives then have."""
+    assert not torch.distributed.is_initialized()
     whole = start(name)
     expected = advance(whole, 0, TOTAL)
     first = start(name)
@@ -144,6 +148,20 @@ def test_twenty_steps_are_ten_a_checkpoint_and_ten(name: str, advance: Advance, 
     assert advance(second, TOTAL // 2, TOTAL) == expected[TOTAL // 2 :]
     end = second.method.state_dict()
     assert all(torch.equal(value, end[key]) for key, value in whole.method.state_dict().items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_autocast_stays_within_one_percent_and_the_loss_is_float32(
+    name: str, random_batch: Callable[..., Batch]
+) -> None:  # X20
+    step = start(name)
+    method, clock, batch = step.method.eval(), Clock(3, TOTAL, STEPS_PER_EPOCH), random_batch(step.recipe, 0)
+    exact = method(batch, clock).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = method(batch, clock).loss
+    assert rough.dtype == torch.float32
+    assert rough.item() != exact.item()  # autocast was on
+    assert rough.item() == pytest.approx(exact.item(), rel=0.01)
 
 
 @pytest.mark.parametrize("name", METHODS)

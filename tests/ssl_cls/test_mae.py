@@ -48,6 +48,13 @@ def test_flat_patches_have_zero_targets() -> None:
     x[:, :, :14] = 0.25  # half of the rows: 3.5 of 7 patch rows, so 3 flat ones
     assert torch.equal(method.target(x)[:, :21].abs().amax(), torch.zeros(()))
     assert method.target(x)[:, 28:].abs().amin(-1).max() > 0
+    # Section 0: predicting zero then costs (P - 1) / P, times the part of the masked patches that is not flat.
+    embeddings = method.embed(batch(x), CLOCK)
+    embeddings["prediction"] = torch.zeros_like(embeddings["prediction"])
+    flat = embeddings["mask"][:, :21].sum() / embeddings["mask"].sum()
+    assert 0.3 < float(flat) < 0.6
+    loss = method.loss(embeddings, batch(x), CLOCK).loss
+    assert loss.item() == pytest.approx(0.9375 * (1 - float(flat)), abs=1e-4)
 
 
 def test_visible_patches_do_not_enter_the_loss() -> None:
@@ -60,23 +67,25 @@ def test_visible_patches_do_not_enter_the_loss() -> None:
 
 
 def test_each_sample_has_its_own_mask_of_exactly_the_ratio() -> None:
-    keep, restore, mask = random_masking(DrawKey(0, 0), torch.arange(64), 49, int(49 * 0.75))
-    assert torch.equal(mask.sum(1), torch.full((64,), 36.0))
-    assert keep.shape == (64, 13)
+    keep, restore, mask = random_masking(DrawKey(0, 0), torch.arange(64), 49, tiny().num_masked)
+    assert torch.equal(mask.sum(1), torch.full((64,), 37.0))
+    assert keep.shape == (64, 12)
+    class_and_kept = lightly_utils.random_token_mask((2, 1 + 49), 0.75)[0]
+    assert keep.shape[1] == class_and_kept.shape[1] - 1
     assert len({tuple(row) for row in keep.sort(1).values.tolist()}) == 64
-    assert torch.equal(torch.gather(mask, 1, keep), torch.zeros(64, 13))
-    order = restore.argsort(1)
-    assert torch.equal(order.gather(1, restore), torch.arange(49).expand(64, 49))
+    assert torch.equal(mask.gather(1, keep), torch.zeros(64, 12))
+    assert torch.equal(restore.gather(1, keep), torch.arange(12).expand(64, 12))  # each at its place among the visible
+    assert torch.equal(restore.sort(1).values, torch.arange(49).expand(64, 49))
 
 
 def test_masks_depend_on_sample_and_epoch_and_on_nothing_else() -> None:
     index = torch.arange(100)
-    first = random_masking(DrawKey(0, 0), index, 49, 36)[0]
-    assert torch.equal(first[[5, 77]], random_masking(DrawKey(0, 0), torch.tensor([5, 77]), 49, 36)[0])
-    assert not torch.equal(first, random_masking(DrawKey(0, 1), index, 49, 36)[0])
-    assert not torch.equal(first, random_masking(DrawKey(1, 0), index, 49, 36)[0])
-    visible = 1 - random_masking(DrawKey(0, 0), torch.arange(20_000), 49, 36)[2]
-    assert visible.mean(0).sub(13 / 49).abs().max() < 4 * (13 / 49 * 36 / 49 / 20_000) ** 0.5
+    first = random_masking(DrawKey(0, 0), index, 49, 37)[0]
+    assert torch.equal(first[[5, 77]], random_masking(DrawKey(0, 0), torch.tensor([5, 77]), 49, 37)[0])
+    assert not torch.equal(first, random_masking(DrawKey(0, 1), index, 49, 37)[0])
+    assert not torch.equal(first, random_masking(DrawKey(1, 0), index, 49, 37)[0])
+    visible = 1 - random_masking(DrawKey(0, 0), torch.arange(20_000), 49, 37)[2]
+    assert visible.mean(0).sub(12 / 49).abs().max() < 4 * (12 / 49 * 37 / 49 / 20_000) ** 0.5
 
 
 def test_masked_patches_never_enter_the_encoder() -> None:
@@ -84,7 +93,7 @@ def test_masked_patches_never_enter_the_encoder() -> None:
     method.backbone.model.blocks[0].register_forward_hook(lambda _m, args, _o: lengths.append(args[0].shape[1]))  # type: ignore[union-attr, index, operator]
     x = images()
     embeddings = method.embed(batch(x), CLOCK)
-    assert lengths == [49 - int(49 * 0.75) + 1]
+    assert lengths == [int(49 * 0.25) + 1]
     hidden = unpatchify(embeddings["mask"][:, :, None].expand(-1, -1, 16), (7, 7), 4) > 0
     changed = method.embed(batch(torch.where(hidden, torch.randn_like(x), x)), CLOCK)
     assert torch.equal(embeddings["visible"], changed["visible"])
@@ -115,7 +124,7 @@ def test_positions_are_fixed_sines_and_cosines_as_lightly_computes_them() -> Non
     theirs = torch.as_tensor(lightly_utils.get_2d_sincos_pos_embed(embed_dim=32, grid_size=7, cls_token=False)).float()
     mine = sincos_positions((7, 7), 32)
     halves = torch.cat((theirs[:, 16:], theirs[:, :16]), 1)  # lightly puts the column first
-    assert torch.allclose(mine, theirs, atol=1e-6) or torch.allclose(mine, halves, atol=1e-6)
+    torch.testing.assert_close(mine, halves, rtol=0, atol=1e-6)
 
 
 def test_patchify_is_undone_by_unpatchify_and_orders_like_the_patch_projection() -> None:
@@ -143,6 +152,26 @@ def test_visible_patches_are_shown_as_they_were() -> None:
     visible = seen != 0
     assert torch.equal(seen[visible], x[visible])
     assert torch.equal(filled[visible], x[visible])
+
+
+@pytest.mark.parametrize(("channels", "size", "patch"), [(1, 28, 4), (3, 32, 4), (3, 64, 16)])
+@pytest.mark.parametrize("norm_pixels", [True, False])
+def test_value_and_gradient_agree_with_lightly(channels: int, size: int, patch: int, norm_pixels: bool) -> None:
+    method, x = tiny(channels, size, patch, norm_pixels=norm_pixels), images(channels, size).double()
+    _, restore, mask = random_masking(DrawKey(0, 0), torch.arange(6), method.num_patches, method.num_masked)
+    shape = (6, method.num_patches, patch**2 * channels)
+    ours = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    embeddings = {"visible": ours[:, 0], "prediction": ours, "mask": mask.double()}
+    loss = method.loss(embeddings, batch(x), CLOCK).loss
+    masked = restore.argsort(1)[:, method.num_patches - method.num_masked :]
+    target = lightly_utils.get_at_index(lightly_utils.patchify(x, patch), masked)
+    target = lightly_utils.normalize_mean_var(target) if norm_pixels else target
+    reference = torch.nn.MSELoss()(lightly_utils.get_at_index(theirs, masked), target)
+    loss.backward()
+    reference.backward()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("ratio", [0.95, 1.0, 0.0])

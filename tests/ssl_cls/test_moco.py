@@ -76,10 +76,11 @@ def test_a_perfect_encoder_with_a_random_queue() -> None:  # 2.2: the positive i
 
 @pytest.mark.parametrize("n", [1, 7, 32])
 @pytest.mark.parametrize("keys", [1, 64, 500])
+@pytest.mark.parametrize("dim", [16, 128])
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
-def test_value_and_gradient_agree_with_lightly(n: int, keys: int, temperature: float) -> None:
-    q, k, queue = unit(n, 16).requires_grad_(), unit(n, 16, seed=1), unit(keys, 16, seed=2)
-    theirs, reference = q.detach().clone().requires_grad_(), NTXentLoss(temperature, memory_bank_size=(keys, 16))
+def test_value_and_gradient_agree_with_lightly(n: int, keys: int, dim: int, temperature: float) -> None:
+    q, k, queue = unit(n, dim).requires_grad_(), unit(n, dim, seed=1), unit(keys, dim, seed=2)
+    theirs, reference = q.detach().clone().requires_grad_(), NTXentLoss(temperature, memory_bank_size=(keys, dim))
     reference.memory_bank.bank = queue.clone()
     loss, expected = info_nce(q, k, queue, temperature)[0], reference(theirs, k)
     (gradient,) = torch.autograd.grad(loss, q)
@@ -107,6 +108,17 @@ def test_lightly_called_once_a_direction_makes_a_key_the_negative_of_its_own_que
     reference.memory_bank.bank = unit(64, 16, seed=1)
     reference(z, z.detach())
     assert (z @ reference.memory_bank.bank.T).max().item() == pytest.approx(1)
+
+
+def test_lightlys_memory_bank_drops_keys_where_it_wraps_and_is_in_no_checkpoint() -> None:  # X21
+    """Why the queue is a persistent buffer, and its rows are counted modulo its length."""
+    reference = NTXentLoss(0.2, memory_bank_size=(24, 16))
+    for number in range(2):
+        keys = unit(16, 16, seed=number).float()
+        reference(keys.clone().requires_grad_(), keys)
+    found = (keys @ reference.memory_bank.bank.T).amax(1) > 0.999
+    assert found.tolist() == [True] * 8 + [False] * 8
+    assert not reference.state_dict()
 
 
 def test_keys_replace_the_oldest_in_the_order_of_the_batch(take_step) -> None:

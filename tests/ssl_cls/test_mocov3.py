@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +43,25 @@ def test_value_and_gradient_are_those_of_a_loop_over_queries(temperature: float)
     (gradient,) = torch.autograd.grad(loss, q)
     assert float(loss) == pytest.approx(float(2 * temperature * torch.stack(rows).mean()))
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(2, 3), (7, 16), (32, 128)])
+@pytest.mark.parametrize("temperature", [0.1, 0.2, 1.0])
+def test_value_and_gradient_agree_with_lightly(n: int, dim: int, temperature: float) -> None:
+    """lightly has no such loss: each query by itself is MoCo's, over a memory bank of the other images' keys."""
+    q, k = noise(n, dim).requires_grad_(), noise(n, dim, seed=1)
+    theirs = q.detach().clone().requires_grad_()
+    losses = []
+    for row in range(n):
+        reference = NTXentLoss(temperature, memory_bank_size=(n - 1, dim))
+        reference.memory_bank.bank = F.normalize(torch.cat((k[:row], k[row + 1 :])), dim=1)
+        losses.append(reference(theirs[row : row + 1], k[row : row + 1]))
+    expected = 2 * temperature * torch.stack(losses).mean()
+    loss = contrastive(q, k, temperature)
+    loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(q.grad, theirs.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_each_query_is_paired_with_the_key_of_the_other_view_and_keys_get_no_gradient(miniature_vit) -> None:

@@ -1,7 +1,11 @@
-"""Schedules (X4, X18), parameter groups (X5), LARS that is LARS (X6), clipping (2.10), and who may write a rate."""
+"""Schedules (X4, X8, X18), parameter groups (X5), LARS that is LARS (X6), clipping (2.10), and who may write a rate.
+
+The cosine of the momentum and LARS's first step are rows of methods.md section 0.
+"""
 
 import pytest
 import torch
+from lightly.utils.lars import LARS
 from torch import nn
 
 from ssl_cls import optim
@@ -38,6 +42,15 @@ def test_lars_steps_by_a_fraction_of_the_weight_whatever_the_gradient(weight_dec
     for scale in (1.0, 100.0):
         moved = step(Toy(), config, scale, clock)
         assert float(moved["layer.weight"].norm() / weight) == pytest.approx(0.5 * 0.001, rel=2e-3)
+
+
+def test_lightlys_lars_is_plain_sgd_where_nothing_decays() -> None:  # 1.4
+    """Why agreement with it is no test of LARS."""
+    weight = nn.Parameter(torch.randn(5, 6, generator=torch.Generator().manual_seed(0)))
+    before, gradient = weight.detach().clone(), torch.ones(5, 6)
+    weight.grad = gradient.clone()
+    LARS([weight], lr=0.5, weight_decay=0.0).step()
+    torch.testing.assert_close(weight.detach() - before, -0.5 * gradient)
 
 
 def test_clipped_lars_moves_a_matrix_by_its_trust_or_the_rate_whichever_is_less() -> None:

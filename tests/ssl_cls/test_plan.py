@@ -1,4 +1,4 @@
-"""Recipes whose parts do not fit each other, refused before anything starts."""
+"""What a recipe comes to; those whose parts do not fit each other are refused before anything starts."""
 
 import pytest
 
@@ -14,6 +14,20 @@ method: {name: dino, head: {hidden_dim: 8, bottleneck_dim: 8, prototypes: 16}}
 optim: {lr: 1.0e-3}
 train: {epochs: 1, batch_size: 32}
 """
+
+
+@pytest.mark.parametrize(("micro_batch", "ranks", "parts"), [(256, 1, 1), (128, 2, 1), (64, 2, 2)])
+def test_the_rate_is_that_of_the_global_batch_however_it_is_split(  # X4
+    tmp_path, micro_batch: int, ranks: int, parts: int
+) -> None:
+    (tmp_path / "split.yaml").write_text(RECIPE)
+    split = ["optim={base_lr: 0.3}", "train.batch_size=256", f"train.micro_batch_size={micro_batch}"]
+    recipe = config.load(tmp_path / "split.yaml", split)
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    planned = plan.make_plan(recipe, source, ranks)
+    assert (planned.micro_batch_size, planned.micro_batches) == (micro_batch, parts)
+    assert planned.peak_lr == 0.3
 
 
 def refusal(tmp_path, *overrides: str) -> UserError:

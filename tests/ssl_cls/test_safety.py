@@ -5,7 +5,7 @@ import gc
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,22 +31,14 @@ from ssl_cls.safety import Gate
 from ssl_cls.signals import Signals
 from ssl_cls.step import Step
 
+pytestmark = pytest.mark.usefixtures("own_signals")
+
 VIT = "{name: vit_tiny_patch16_224, args: {patch_size: 7, embed_dim: 16, depth: 1, num_heads: 2}, pooling: avg}"
 CNN = "{name: resnet_small, args: {channels: [8, 16]}, pooling: avg}"
 METHODS = {
     "mae": f"backbone: {VIT}\nmethod: {{name: mae, decoder_dim: 8, decoder_depth: 1, decoder_heads: 2}}",
     "simclr": f"backbone: {CNN}\nmethod: {{name: simclr, projector: [16, 8]}}",
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_signals() -> Iterator[None]:
-    """A run sets handlers; the tests' own come back."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def test_the_key_names_seed_and_epoch() -> None:
     ]
 
 
-def test_seeds_and_epochs_give_other_orders() -> None:
+def test_seeds_and_epochs_give_other_orders() -> None:  # X16
     first = [
         tuple(batch_indices(100 * epoch, n=1000, batch_size=10, seed=seed)[1].tolist())
         for seed in range(20)

@@ -42,9 +42,10 @@ def test_a_loss_below_the_floor_of_a_perfect_encoder_is_impossible() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 7, 32])
+@pytest.mark.parametrize("dim", [16, 128])
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
-def test_value_and_gradient_agree_with_lightly(n: int, temperature: float) -> None:
-    z = views(n, 16).requires_grad_()
+def test_value_and_gradient_agree_with_lightly(n: int, dim: int, temperature: float) -> None:
+    z = views(n, dim).requires_grad_()
     theirs = z.detach().clone().requires_grad_()
     loss, reference = nt_xent(z, temperature), NTXentLoss(temperature)(theirs[0], theirs[1])
     loss.backward()

@@ -104,7 +104,7 @@ def expected(photos: Files) -> list[list[str]]:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_pixels_do_not_depend_on_workers_or_ranks(
+def test_pixels_do_not_depend_on_workers_or_ranks(  # X16
     photos: Files, expected: list[list[str]], ranks: int, workers: int
 ) -> None:
     assert digests(reopened(photos), range(3), ranks, workers=workers) == expected[:3]

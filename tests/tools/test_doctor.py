@@ -2,9 +2,8 @@
 
 import json
 import runpy
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,13 @@ Tool = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Tool]:
+def tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], own_signals: None
+) -> Tool:
     """`tool(name, *arguments)` -> exit status, output, errors; in this process, in a folder with the recipe."""
     (tmp_path / "tiny.yaml").write_text(DIVERGING)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in numbers]
 
     def run(name: str, *arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [name, *arguments])
@@ -40,9 +39,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         assert isinstance(ended.value.code, int)
         return ended.value.code, said.out, said.err
 
-    yield run
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
+    return run
 
 
 def test_a_run_that_diverges_stops_in_words_and_its_step_is_replayed(tool: Tool) -> None:  # R10
