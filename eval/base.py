@@ -115,7 +115,7 @@ def _patient() -> distributed.ProcessGroup:
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation. `predictions` (int64 [n_test]) and `optimism` are stored beside the row, not in it."""
+    """One evaluation. `predictions` (see `tasks.Task.answers`) and `optimism` are stored beside the row, not in it."""
 
     evaluator: str  # versioned: "knn/v1"
     settings: dict[str, Any]  # what was fixed and what was chosen

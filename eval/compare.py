@@ -12,7 +12,7 @@ import numpy as np
 
 from eval.lines import Column, Line, check_alike, make_lines, place
 from eval.record import Row
-from eval.stats import Interval, crossed_interval, mcnemar, paired_bootstrap
+from eval.stats import Interval, crossed_interval, mcnemar, of_resamples, paired_bootstrap
 
 _NO_RUNS = Interval(0.0, 0, 0, None, 0)
 # What the small CNN was measured to reach from scratch on so many Fashion-MNIST labels.
@@ -21,7 +21,7 @@ _FLOORS = {600: 79.7, 100: 72.5}
 
 @dataclass(frozen=True)
 class Difference:
-    """A line's top-1 minus a baseline's in one column, in points. `refused` says why there is none."""
+    """A line's top-1 or mAP minus a baseline's in one column, in points. `refused` says why there is none."""
 
     line: str
     against: str
@@ -112,10 +112,11 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
 
     None where per-image predictions are missing or no draw is shared.
     """
+    if line.rows[column][0].measure == "mAP":
+        return _paired_map(line, base, column)
     ours, theirs, alone, each = [], [], [], {}
     for row in line.rows[column]:
-        same_draw = [other for other in base.rows[column] if other.draw == row.draw]
-        partners = [other for other in same_draw if other.seed == row.seed] or same_draw
+        partners = _partners(row, base.rows[column])
         correct = [other.correct for other in partners if other.correct is not None]
         if row.correct is not None and partners and len(correct) == len(partners):
             ours.append(row.correct.astype(np.float64))
@@ -130,3 +131,24 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
         *(line.label, base.kind, column, points, low, high, p, crossed_interval(each), len(each)),
         mcnemar=None if None in alone else rejecting,
     )
+
+
+def _partners(row: Row, others: Sequence[Row]) -> list[Row]:
+    same_draw = [other for other in others if other.draw == row.draw]
+    return [other for other in same_draw if other.seed == row.seed] or same_draw
+
+
+def _paired_map(line: Line, base: Line, column: Column) -> Difference | None:
+    """mAP is no mean over images: it is computed again of each resample of them, the same of both lines."""
+    apart, each = [], {}
+    for row in line.rows[column]:
+        partners = _partners(row, base.rows[column])
+        theirs = [other.resampled for other in partners if other.resampled is not None]
+        if row.resampled is not None and partners and len(theirs) == len(partners):
+            apart.append(row.resampled - np.mean(theirs, axis=0))
+            each[place(row)] = row.score - float(np.mean([other.score for other in partners]))
+    if not apart:
+        return None
+    points, low, high, p = of_resamples(float(np.mean(list(each.values()))), np.mean(apart, axis=0))
+    spread = crossed_interval(each)
+    return Difference(line.label, base.kind, column, points, low, high, p, spread, len(each), mcnemar=None)

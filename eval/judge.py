@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from eval import classifier
 from eval.base import PLACE, Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
-from eval.metrics import by_class
+from eval.metrics import by_class, by_label
 from eval.whole import whole
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
@@ -96,10 +95,10 @@ def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str
         for folder in ("predictions", "by_class"):
             (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
         with whole(out / "predictions" / f"{name}.npy") as path, path.open("wb") as file:
-            np.save(file, result.predictions.to(torch.int64).cpu().numpy())
-        if labels.ndim == 1:
-            with whole(out / "by_class" / f"{name}.json") as path:
-                path.write_text(json.dumps(by_class(result.predictions.cpu(), labels, names), indent=1))
+            np.save(file, result.predictions.cpu().numpy())
+        each = by_class if labels.ndim == 1 else by_label
+        with whole(out / "by_class" / f"{name}.json") as path:
+            path.write_text(json.dumps(each(result.predictions.cpu(), labels, names), indent=1))
     path = out / "optimism.json"
     optimism = json.loads(path.read_text()) if path.exists() else {}
     optimism.update({name: result.optimism for name, result in zip(stems, results, strict=True)})

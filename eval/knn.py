@@ -8,6 +8,7 @@ from torch import Tensor
 from eval.base import Context, Encoder, EvalData, Option, Result
 from eval.frozen import Split, frozen
 from eval.neighbours import Metric, nearest, nearest_by_faiss
+from eval.tasks import SHARE
 from ssl_cls.spec import Count, Positive, spec
 
 
@@ -51,7 +52,7 @@ class KNN:
                 metrics=task.judge_shares(votes, test.y),
                 n_train=len(both.y),
                 n_test=len(test.y),
-                predictions=votes.argmax(1).cpu(),
+                predictions=task.answers(votes, SHARE),
                 chosen_on=self.choose,
                 optimism=[
                     {"settings": setting, "top1": task.judge_shares(each, test.y)["top1"]} for setting, each in on_test

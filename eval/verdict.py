@@ -137,6 +137,4 @@ def _gaps(group: Group) -> Iterator[str]:
         pairs = ((line.label, column, base.kind) for line in pretrained for column in base.rows if column in line.rows)
         if names := ", ".join(dict.fromkeys(pair[0] for pair in pairs if pair not in compared)):
             reason = "predictions or test labels are missing, or no label draw is shared"
-            if group.measure == "mAP":
-                reason = "mAP is that of all test images together, so images cannot be resampled one by one"
             yield f"Not every paired test of {names} against {base.kind} could be made: {reason}."

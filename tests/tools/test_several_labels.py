@@ -1,0 +1,67 @@
+"""Images with several labels each, through the one command and the report that it ends with."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("red", "green", "blue")
+SUITE = """
+name: small
+recipes: [recipe.yaml]
+seeds: [0]
+few_label: {n_labels: [12], draws: 2}
+fine_tune: {n_labels: [12], draws: 2, learning_rates: [1.0e-3], steps: 5}
+"""
+RECIPE = """
+name: simclr
+data: {source: folder}
+backbone: {name: resnet_small, args: {channels: [8, 16]}, pooling: avg}
+method: {name: simclr}
+optim: {name: adamw, lr: 1.0e-3}
+train: {epochs: 0.5, batch_size: 16}
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """80 noisy pictures of 32 pixels; each colour that is bright is a label, one has none."""
+    rng, folder, lines = np.random.default_rng(0), tmp_path / "images", []
+    folder.mkdir()
+    for number in range(80):
+        has = rng.random(3) < 0.5 if number else np.zeros(3, bool)
+        pixels = rng.integers(0, 100, (32, 32, 3)) + 120 * has
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        labels = [name for name, there in zip(NAMES, has, strict=True) if there]
+        lines.append(json.dumps({"path": f"{number}.png", "labels": labels}))
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines) + "\n")
+    (tmp_path / "suite.yaml").write_text(SUITE)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_suite_ends_with_an_answer(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "suite.py"))
+    monkeypatch.chdir(images)
+    tool["run"]("suite.yaml", ["data.path=images", "data.labels=labels.jsonl", "data.size=32"], dry_run=False)
+    (out,) = (images / "runs").glob("small-*")
+    page = (out / "index.html").read_text()
+    markdown = (out / "comparison.md").read_text()
+    assert "mAP, %" in markdown
+    assert "\n| scratch |" in markdown
+    assert re.search(r"\*\*(Yes|No|Not shown)", markdown)  # an answer, whichever
+    assert re.search(r"\| simclr \| scratch \| fine-tuned, 12 labels \| [+-]", markdown)
+    assert "What it finds alike" in page
+    assert "Where it looks" in page
+    assert "flattened" in page
+    assert re.search(r"image \d+: (\w+), \w+", page)  # an image and all its labels
+    assert "Confusion" not in page
+    each = json.loads(next((out / "simclr-seed0" / "eval" / "by_class").glob("*/linear-v1.json")).read_text())
+    assert [one["class"] for one in each["classes"]] == sorted(NAMES)
