@@ -3,11 +3,19 @@
 import json
 import re
 import runpy
+import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
+
+from eval import origins
+from eval.compare import compare
+from eval.record import Row
+from eval.rows import collect
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("red", "green", "blue")
@@ -51,7 +59,7 @@ def test_the_suite_ends_with_an_answer(images: Path, monkeypatch: pytest.MonkeyP
     tool = runpy.run_path(str(ROOT / "tools" / "suite.py"))
     monkeypatch.chdir(images)
     tool["run"]("suite.yaml", ["data.path=images", "data.labels=labels.jsonl", "data.size=32"], dry_run=False)
-    (out,) = (images / "runs").glob("small-*")
+    (out,) = Path("runs").glob("small-*")
     page = (out / "index.html").read_text()
     markdown = (out / "comparison.md").read_text()
     assert "mAP, %" in markdown
@@ -63,5 +71,26 @@ def test_the_suite_ends_with_an_answer(images: Path, monkeypatch: pytest.MonkeyP
     assert "flattened" in page
     assert re.search(r"image \d+: (\w+), \w+", page)  # an image and all its labels
     assert "Confusion" not in page
+
+    rows = collect([folder for folder in out.iterdir() if (folder / "eval").is_dir()])
+    (group,) = compare(rows)
+    evaluate, ran = runpy.run_path(str(ROOT / "tools" / "evaluate.py")), []
+    for command in origins.commands(group):
+        program, tool, *words = shlex.split(command)
+        if program == "python":
+            assert escape(command) in page
+            monkeypatch.setattr(sys, "argv", [tool, *words])
+            with pytest.raises(SystemExit) as ended:
+                evaluate["main"]()
+            assert ended.value.code == 0
+            ran.append(words[0])
+    assert len(ran) == 3
+    made = collect([images / "runs" / "pixels", images / "runs" / "random-resnet_small-channels-8-16-seed0"])
+    assert _scores(made) == _scores([row for row in rows if row.method != "simclr"])
+    assert len(collect([out / "simclr-seed0"])) == sum(row.method == "simclr" for row in rows)  # all were known
     each = json.loads(next((out / "simclr-seed0" / "eval" / "by_class").glob("*/linear-v1.json")).read_text())
     assert [one["class"] for one in each["classes"]] == sorted(NAMES)
+
+
+def _scores(rows: list[Row]) -> set[tuple[object, ...]]:
+    return {(row.method, row.stem, row.encoder_sha256, row.score, str(row.record["spec"])) for row in rows}
