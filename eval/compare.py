@@ -88,7 +88,8 @@ def _group(dataset: str, backbone: str, rows: list[Row]) -> Group:
 def _differences(lines: list[Line], columns: list[Column], floors: dict[int, float]) -> Iterator[Difference]:
     """Fine-tuned against scratch; frozen features against pixels and the random encoder."""
     for column in columns:
-        kinds = ("scratch",) if column.family == "finetune" else ("pixels", "random")
+        # a random encoder has fine-tuned columns where most of it stayed as it was: then it is no scratch
+        kinds = ("scratch", "random") if column.family == "finetune" else ("pixels", "random")
         bases = [line for line in lines if line.kind in kinds and column in line.rows]
         for line in (line for line in lines if line.kind == "pretrained" and column in line.rows):
             for base in bases:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from eval.base import Context, Encoder, EvalData, Option, Result
+from eval.base import Context, Encoder, EvalData, Option, Result, Variant
 from eval.cases import Case, Part, cases
 from eval.classifier import Classifier
 from eval.draws import bears_holding_out
@@ -67,8 +67,8 @@ class FineTune(Training):
     steps: Count = 500
     batch_size: Count = 64
     epochs: Option[Positive | None] = None  # passes over the labels, in place of steps; None with all labels: 10
-    strategy: Option[Literal["head", "top", "all", "auto"]] = "all"
-    inference: Option[Inference] = "center"
+    strategy: Variant[Literal["head", "top", "all", "auto"]] = "all"
+    inference: Variant[Inference] = "center"
 
     def __post_init__(self) -> None:
         if self.n_labels == "all" and len(self.draws) != 1:

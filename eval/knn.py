@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from eval.base import Context, Encoder, EvalData, Option, Result
+from eval.base import Context, Encoder, EvalData, Option, Result, Variant
 from eval.frozen import Split, frozen
 from eval.neighbours import Metric, nearest, nearest_by_faiss
 from eval.tasks import SHARE
@@ -27,8 +27,8 @@ class KNN:
     name: Literal["knn/v1"] = "knn/v1"
     k: tuple[Count, ...] = (5, 10, 20, 50, 100, 200)
     temperature: Positive = 0.07
-    metrics: Option[tuple[Metric, ...]] = ("cosine", "centred")
-    choose: Option[Literal["val", "leave_one_out"]] = "val"
+    metrics: Variant[tuple[Metric, ...]] = ("cosine", "centred")
+    choose: Variant[Literal["val", "leave_one_out"]] = "val"
     backend: Option[Literal["auto", "torch", "faiss"]] = "auto"
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:

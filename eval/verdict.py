@@ -75,7 +75,8 @@ def _points(test: Difference) -> str:
 
 
 def _labels(test: Difference) -> str:
-    return "all labels" if test.column.n_labels is None else f"{test.column.n_labels} labels"
+    labels = "all labels" if test.column.n_labels is None else f"{test.column.n_labels} labels"
+    return ", ".join([labels, *test.column.variant])
 
 
 def notes(group: Group) -> list[str]:
@@ -120,7 +121,7 @@ def _optimism(group: Group) -> Iterator[str]:
 
 def _gaps(group: Group) -> Iterator[str]:
     """What is not there."""
-    if len(group.columns) > len({(column.family, column.n_labels) for column in group.columns}):
+    if len(group.columns) > len({column.title for column in group.columns}):
         yield "An evaluator stands here in several versions: their columns are not comparable."
     cells = [cell for line in group.lines if line.kind != "pixels" for cell in line.cells.values()]
     if any(cell.error is None for cell in cells):
