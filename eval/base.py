@@ -202,4 +202,5 @@ def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> d
         "metrics": result.metrics,
         "chosen_on": result.chosen_on,
         "device": context.device.type,
+        "input": {"size": encoder.input_size, "channels": encoder.channels},
     }

@@ -93,10 +93,20 @@ def _differences(lines: list[Line], columns: list[Column], floors: dict[int, flo
         bases = [line for line in lines if line.kind in kinds and column in line.rows]
         for line in (line for line in lines if line.kind == "pretrained" and column in line.rows):
             for base in bases:
+                if base.kind != "pixels" and not _fed_alike(line, base, column):
+                    continue
                 if refused := _broken(base, column, floors):
                     yield Difference(line.label, base.kind, column, refused=refused)
                 elif difference := _paired(line, base, column):
                     yield difference
+
+
+def _fed_alike(line: Line, base: Line, column: Column) -> bool:
+    """Whether the same backbone got images of the same size and channels, as far as rows say so; of weights from
+    elsewhere they have to, for timm's sizes are not those of a random encoder here."""
+    ours, theirs = ([row.record.get("input") for row in one.rows[column]] for one in (line, base))
+    unknown = line.label_free
+    return all(a == b if a and b else unknown for a in ours for b in theirs)
 
 
 def _broken(base: Line, column: Column, floors: dict[int, float]) -> str:

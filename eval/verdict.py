@@ -137,5 +137,5 @@ def _gaps(group: Group) -> Iterator[str]:
     for base in (line for line in group.lines if line.kind in _BASELINES):
         pairs = ((line.label, column, base.kind) for line in pretrained for column in base.rows if column in line.rows)
         if names := ", ".join(dict.fromkeys(pair[0] for pair in pairs if pair not in compared)):
-            reason = "predictions or test labels are missing, or no label draw is shared"
+            reason = "predictions or test labels are missing, no label draw is shared, or images had other sizes"
             yield f"Not every paired test of {names} against {base.kind} could be made: {reason}."

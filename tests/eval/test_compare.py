@@ -335,7 +335,8 @@ def test_many_methods_have_not_many_chances_to_win_by_luck() -> None:
 @pytest.mark.parametrize("method", ["timm", "weights"])
 def test_weights_from_elsewhere_are_compared_but_answer_nothing(method: str) -> None:
     """They may have been trained with labels, or on the test images."""
-    group = only([finetuned(method, correct(900)), finetuned("random", correct(800))])
+    record = {"device": "cpu", "metrics": {}, "input": {"size": 28, "channels": 1}}
+    group = only(finetuned(m, correct(n), record=record) for m, n in ((method, 900), ("random", 800)))
     assert [test.outcome() for test in group.differences] == ["better"]
     assert verdict(group).state == "unanswered"
     assert any("trained elsewhere" in note for note in notes(group))
@@ -404,3 +405,17 @@ def test_what_choosing_on_the_test_set_would_have_claimed_is_said() -> None:
         "None here were."
     )
     assert not [note for note in notes(only(rows[1:])) if "test set" in note]
+
+
+@pytest.mark.parametrize(("method", "size", "paired"), [
+    ("timm", 224, False), ("timm", 28, True), ("timm", None, False), ("simclr", 224, False), ("simclr", None, True),
+])  # fmt: skip
+def test_the_same_backbone_at_another_input_size_is_no_baseline(method: str, size: int | None, paired: bool) -> None:
+    def fed(name: str, side: int | None) -> Row:
+        known = {"input": {"size": side, "channels": 3}} if side else {}
+        record = {"device": "cpu", "metrics": {}, **known}
+        return row(name, "finetune/v1", correct(820), n_labels=50, draw=0, record=record)
+
+    group = only([fed(method, size), fed("random", 28)])
+    assert bool(group.differences) == paired
+    assert any("images had other sizes" in note for note in notes(group)) != paired

@@ -68,7 +68,7 @@ def test_a_row_says_what_the_contract_says_and_predictions_give_its_accuracy(
     for row, stem in zip(rows, ("digits/knn-v1", "digits/linear-v1"), strict=True):
         expected = {
             "run", "method", "backbone", "encoder_sha256", "seed", "pretrain", "evaluator", "settings",
-            "dataset", "n_labels", "draw", "n_train", "n_test", "metrics", "chosen_on", "device",
+            "dataset", "n_labels", "draw", "n_train", "n_test", "metrics", "chosen_on", "device", "input",
         }  # fmt: skip
         assert expected <= set(row)
         assert (row["dataset"], row["n_test"], row["chosen_on"]) == ("digits", len(data.test), "val")

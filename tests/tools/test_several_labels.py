@@ -56,6 +56,7 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_suite_ends_with_an_answer(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
     tool = runpy.run_path(str(ROOT / "tools" / "suite.py"))
     monkeypatch.chdir(images)
     tool["run"]("suite.yaml", ["data.path=images", "data.labels=labels.jsonl", "data.size=32"], dry_run=False)
@@ -88,6 +89,16 @@ def test_the_suite_ends_with_an_answer(images: Path, monkeypatch: pytest.MonkeyP
     made = collect([images / "runs" / "pixels", images / "runs" / "random-resnet_small-channels-8-16-seed0"])
     assert _scores(made) == _scores([row for row in rows if row.method != "simclr"])
     assert len(collect([out / "simclr-seed0"])) == sum(row.method == "simclr" for row in rows)  # all were known
+
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(out / "simclr-seed0"), "--evaluators", "features"])
+    with pytest.raises(SystemExit):
+        evaluate["main"]()
+    columns = parquet.read_table(out / "simclr-seed0" / "eval" / "features" / "test.parquet").to_pydict()
+    answered = np.load(next((out / "simclr-seed0" / "eval" / "predictions").glob("*/linear-v1.npy"))) > 0
+    assert columns["linear-v1"] == [[sorted(NAMES)[k] for k in np.flatnonzero(own)] for own in answered]
+    truth = {line["path"]: line["labels"] for line in map(json.loads, Path("labels.jsonl").read_text().splitlines())}
+    for number, path in enumerate(columns["path"]):
+        assert {name for name in NAMES if columns[f"is {name}"][number]} == set(truth[path])
     each = json.loads(next((out / "simclr-seed0" / "eval" / "by_class").glob("*/linear-v1.json")).read_text())
     assert [one["class"] for one in each["classes"]] == sorted(NAMES)
 
