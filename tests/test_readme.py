@@ -41,3 +41,15 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     asked = set(re.findall(r"\bmake ([a-z-]+)", README))
     assert asked
     assert asked <= targets
+
+
+@pytest.mark.parametrize("results", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda path: path.name)
+def test_e12_a_linear_probe_is_no_worse_than_neighbours_but_for_two_points(results: Path) -> None:
+    """Below that, its optimisation or normalisation is at fault. Pixels are no features, and neighbours suit them."""
+    by_encoder: dict[tuple[str, int], dict[str, float]] = {}
+    for row in collect([results]):
+        if row.method != "pixels" and row.evaluator in ("knn/v1", "linear/v1"):
+            by_encoder.setdefault((row.run, row.seed), {})[row.evaluator] = row.top1
+    assert by_encoder
+    for encoder, scores in by_encoder.items():
+        assert scores["linear/v1"] >= scores["knn/v1"] - 2, encoder
