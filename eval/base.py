@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
@@ -21,6 +22,11 @@ _OPTION = "an option"
 Option = Annotated[T, _OPTION]
 """The type of a field that an evaluator's spec got later on: rows mention it only where it is not at its default, so
 that a row from before there was such a field still says exactly what was done."""
+
+_VARIANT = "a variant"
+Variant = Annotated[T, _OPTION, _VARIANT]
+"""An option that makes another way of evaluating: off its default it is part of the evaluator's name in rows, so that
+both stand beside each other, in columns of their own."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,9 @@ def _patient() -> distributed.ProcessGroup:
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation. `predictions` (int64 [n_test]) and `optimism` are stored beside the row, not in it."""
+    """One evaluation. `predictions` (see `tasks.Task.answers`) and `optimism` are stored beside the row, not in it."""
 
-    evaluator: str  # versioned: "knn/v1"
+    evaluator: str  # versioned: "knn/v1"; `judge` adds its variants
     settings: dict[str, Any]  # what was fixed and what was chosen
     metrics: dict[str, float]  # percent: top1, top5, mAP, ...; nats: cross_entropy
     n_train: int
@@ -132,6 +138,8 @@ class Result:
     classifier: Trained | None = field(default=None, repr=False)  # to be used; written beside eval/
 
 
+_LONGEST = 120  # characters of an evaluator in a file name, of which file systems take 255
+
 PLACE = ("dataset", "evaluator", "n_labels", "draw")
 """The keys of a row that say which of a run's evaluations it is: a new one takes its place."""
 
@@ -139,7 +147,10 @@ PLACE = ("dataset", "evaluator", "n_labels", "draw")
 def stem(dataset: str, evaluator: str, n_labels: int | None, draw: int | None) -> str:
     """What the files of an evaluation are called: digits/knn-v1, digits/fewlabel-v1-n100-d0."""
     few = "" if n_labels is None else f"-n{n_labels}-d{draw}"
-    return f"{dataset.replace('/', '-')}/{evaluator.replace('/', '-')}{few}"
+    name = re.sub(r"[^\w.=-]+", "-", evaluator)
+    if len(name) > _LONGEST:
+        name = f"{name[:_LONGEST]}-{hashlib.sha256(evaluator.encode()).hexdigest()[:8]}"
+    return f"{dataset.replace('/', '-')}/{name}{few}"
 
 
 class Evaluator(Protocol):
@@ -153,11 +164,22 @@ class Evaluator(Protocol):
 
 def specification(evaluator: Evaluator) -> dict[str, Any]:
     """The evaluator's spec as rows keep it, in JSON's types: what makes two evaluations the same."""
-    hints = get_type_hints(type(evaluator), include_extras=True)
-    options = {name for name, hint in hints.items() if _OPTION in getattr(hint, "__metadata__", ())}
+    options = _marked(evaluator, _OPTION)
     usual = {one.name: one.default for one in fields(evaluator) if one.name in options}  # type: ignore[arg-type]
     said = {key: value for key, value in asdict(evaluator).items() if usual.get(key, ...) != value}  # type: ignore[call-overload]
     return json.loads(json.dumps(said))  # type: ignore[no-any-return]
+
+
+def full_name(evaluator: Evaluator) -> str:
+    """ "finetune/v1", or with variants off their defaults "finetune/v1 loss=focal strategy=top"."""
+    told = {key: value for key, value in specification(evaluator).items() if key in _marked(evaluator, _VARIANT)}
+    said = (f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in sorted(told.items()))
+    return " ".join([evaluator.name, *said])
+
+
+def _marked(evaluator: Evaluator, mark: str) -> set[str]:
+    hints = get_type_hints(type(evaluator), include_extras=True)
+    return {name for name, hint in hints.items() if mark in getattr(hint, "__metadata__", ())}
 
 
 def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> dict[str, Any]:
@@ -180,4 +202,5 @@ def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> d
         "metrics": result.metrics,
         "chosen_on": result.chosen_on,
         "device": context.device.type,
+        "input": {"size": encoder.input_size, "channels": encoder.channels},
     }

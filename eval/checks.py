@@ -67,6 +67,8 @@ def _checks(group: Group, say: Callable[[str], None]) -> Checks:
 def _held_out(group: Group) -> list[str]:
     """What a small test split leaves open, whatever the seeds: of the pretrained lines judged on all labels."""
     n = group.lines[0].every_row[0].n_test
+    if group.measure != "top-1":  # mAP is no share of the images
+        return [f"Only {n:,} images are tested on, which leaves much open."] if n < _FEW else []
     texts = []
     for column in (x for x in group.columns if x.family == "linear" and x.n_labels is None and n < _FEW):
         for line in (x for x in group.lines if x.kind == "pretrained" and column in x.cells):

@@ -12,7 +12,7 @@ import numpy as np
 
 from eval.lines import Column, Line, check_alike, make_lines, place
 from eval.record import Row
-from eval.stats import Interval, crossed_interval, mcnemar, paired_bootstrap
+from eval.stats import Interval, crossed_interval, mcnemar, of_resamples, paired_bootstrap
 
 _NO_RUNS = Interval(0.0, 0, 0, None, 0)
 # What the small CNN was measured to reach from scratch on so many Fashion-MNIST labels.
@@ -21,7 +21,7 @@ _FLOORS = {600: 79.7, 100: 72.5}
 
 @dataclass(frozen=True)
 class Difference:
-    """A line's top-1 minus a baseline's in one column, in points. `refused` says why there is none."""
+    """A line's top-1 or mAP minus a baseline's in one column, in points. `refused` says why there is none."""
 
     line: str
     against: str
@@ -88,14 +88,25 @@ def _group(dataset: str, backbone: str, rows: list[Row]) -> Group:
 def _differences(lines: list[Line], columns: list[Column], floors: dict[int, float]) -> Iterator[Difference]:
     """Fine-tuned against scratch; frozen features against pixels and the random encoder."""
     for column in columns:
-        kinds = ("scratch",) if column.family == "finetune" else ("pixels", "random")
+        # a random encoder has fine-tuned columns where most of it stayed as it was: then it is no scratch
+        kinds = ("scratch", "random") if column.family == "finetune" else ("pixels", "random")
         bases = [line for line in lines if line.kind in kinds and column in line.rows]
         for line in (line for line in lines if line.kind == "pretrained" and column in line.rows):
             for base in bases:
+                if base.kind != "pixels" and not _fed_alike(line, base, column):
+                    continue
                 if refused := _broken(base, column, floors):
                     yield Difference(line.label, base.kind, column, refused=refused)
                 elif difference := _paired(line, base, column):
                     yield difference
+
+
+def _fed_alike(line: Line, base: Line, column: Column) -> bool:
+    """Whether the same backbone got images of the same size and channels, as far as rows say so; of weights from
+    elsewhere they have to, for timm's sizes are not those of a random encoder here."""
+    ours, theirs = ([row.record.get("input") for row in one.rows[column]] for one in (line, base))
+    unknown = line.label_free
+    return all(a == b if a and b else unknown for a in ours for b in theirs)
 
 
 def _broken(base: Line, column: Column, floors: dict[int, float]) -> str:
@@ -112,10 +123,11 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
 
     None where per-image predictions are missing or no draw is shared.
     """
+    if line.rows[column][0].measure == "mAP":
+        return _paired_map(line, base, column)
     ours, theirs, alone, each = [], [], [], {}
     for row in line.rows[column]:
-        same_draw = [other for other in base.rows[column] if other.draw == row.draw]
-        partners = [other for other in same_draw if other.seed == row.seed] or same_draw
+        partners = _partners(row, base.rows[column])
         correct = [other.correct for other in partners if other.correct is not None]
         if row.correct is not None and partners and len(correct) == len(partners):
             ours.append(row.correct.astype(np.float64))
@@ -130,3 +142,24 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
         *(line.label, base.kind, column, points, low, high, p, crossed_interval(each), len(each)),
         mcnemar=None if None in alone else rejecting,
     )
+
+
+def _partners(row: Row, others: Sequence[Row]) -> list[Row]:
+    same_draw = [other for other in others if other.draw == row.draw]
+    return [other for other in same_draw if other.seed == row.seed] or same_draw
+
+
+def _paired_map(line: Line, base: Line, column: Column) -> Difference | None:
+    """mAP is no mean over images: it is computed again of each resample of them, the same of both lines."""
+    apart, each = [], {}
+    for row in line.rows[column]:
+        partners = _partners(row, base.rows[column])
+        theirs = [other.resampled for other in partners if other.resampled is not None]
+        if row.resampled is not None and partners and len(theirs) == len(partners):
+            apart.append(row.resampled - np.mean(theirs, axis=0))
+            each[place(row)] = row.score - float(np.mean([other.score for other in partners]))
+    if not apart:
+        return None
+    points, low, high, p = of_resamples(float(np.mean(list(each.values()))), np.mean(apart, axis=0))
+    spread = crossed_interval(each)
+    return Difference(line.label, base.kind, column, points, low, high, p, spread, len(each), mcnemar=None)

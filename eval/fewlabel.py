@@ -55,7 +55,7 @@ class FewLabel:
                 metrics=scored[best],
                 n_train=n,
                 n_test=len(data.test),
-                predictions=heads.logits(test, best).argmax(1).cpu(),
+                predictions=task_of(labels).answers(heads.logits(test, best), 0.0),
                 chosen_on=f"cv{_FOLDS}" if chosen else "fixed",
                 n_labels=n,
                 draw=draw,

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from eval.base import Context, Encoder, EvalData, Option, Result
+from eval.base import Context, Encoder, EvalData, Option, Result, Variant
 from eval.cases import Case, Part, cases
 from eval.classifier import Classifier
 from eval.draws import bears_holding_out
@@ -18,7 +18,7 @@ from eval.features import batches
 from eval.inference import Inference, logits, trained
 from eval.losses import PROBABILITIES, Loss, loss, loss_for
 from eval.strategies import Strategy, choose, ridge_accuracy
-from eval.tasks import task_of
+from eval.tasks import SHARE, task_of
 from eval.training import Course, Training, looks, train
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
@@ -67,8 +67,8 @@ class FineTune(Training):
     steps: Count = 500
     batch_size: Count = 64
     epochs: Option[Positive | None] = None  # passes over the labels, in place of steps; None with all labels: 10
-    strategy: Option[Literal["head", "top", "all", "auto"]] = "all"
-    inference: Option[Inference] = "center"
+    strategy: Variant[Literal["head", "top", "all", "auto"]] = "all"
+    inference: Variant[Inference] = "center"
 
     def __post_init__(self) -> None:
         if self.n_labels == "all" and len(self.draws) != 1:
@@ -147,7 +147,7 @@ class FineTune(Training):
             metrics=metrics,
             n_train=len(case.labelled),
             n_test=len(test),
-            predictions=answers.argmax(1),
+            predictions=task_of(labels := all_labels(test)).answers(answers, 0.0 if self._probable(labels) else SHARE),
             chosen_on=case.chosen_on if tries else "fixed",
             n_labels=len(case.labelled) if few else None,
             draw=case.draw if few else None,
@@ -212,10 +212,13 @@ class FineTune(Training):
     def _scores(self, answers: Tensor, source: Source) -> dict[str, float]:
         """Those of the other evaluators; cross-entropy and calibration only of logits that mean probabilities."""
         labels = all_labels(source)
-        name = loss_for(self.loss, labels)
-        if PROBABILITIES.get(name) == ("softmax" if labels.ndim == 1 else "sigmoid"):
+        if self._probable(labels):
             return task_of(labels).judge(answers, labels)
         return task_of(labels).judge_shares(answers, labels)
+
+    def _probable(self, labels: Tensor) -> bool:
+        """Whether logits of the loss mean probabilities of such labels."""
+        return PROBABILITIES.get(loss_for(self.loss, labels)) == ("softmax" if labels.ndim == 1 else "sigmoid")
 
     def _entry(self, one: Try, n: int, top1: float) -> dict[str, Any]:
         strategy = {"strategy": one.strategy} if self.strategy == "auto" else {}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from eval.answers import Mistake
 from eval.reconstruction import reconstruct
@@ -113,8 +114,20 @@ def copies(pretraining: Source, test: Source, pairs: Sequence[tuple[int, int, fl
 
 
 def class_name(source: Source, label: Tensor) -> str:
+    """Of int64 [], or the names of all that float [K] says an image has."""
     names = source.class_names
-    return names[int(label)] if names else f"class {int(label)}"
+    numbers = [int(label)] if label.ndim == 0 else torch.nonzero(label > 0)[:, 0].tolist()
+    return ", ".join(names[number] if names else f"class {number}" for number in numbers) or "no label"
+
+
+def first_of_each(labels: Tensor, most: int) -> Tensor:
+    """The first image of each of the first classes that there are, or with each of the first labels: int64 [<= most],
+    each image once."""
+    if labels.ndim == 1:
+        labels = F.one_hot(labels)
+    has = labels > 0
+    present = torch.nonzero(has.any(0))[:most, 0]
+    return torch.tensor(list(dict.fromkeys(has[:, present].int().argmax(0).tolist())))
 
 
 def originals(source: Source, indices: Tensor) -> Tensor:

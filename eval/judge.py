@@ -3,15 +3,15 @@
 import json
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from eval import classifier
-from eval.base import PLACE, Context, Encoder, EvalData, Evaluator, Result, row, specification, stem
-from eval.metrics import by_class
+from eval.base import PLACE, Context, Encoder, EvalData, Evaluator, Result, full_name, row, specification, stem
+from eval.metrics import by_class, by_label
 from eval.whole import whole
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
@@ -31,8 +31,8 @@ def judge(
     return no rows that were not there.
 
     A row is there already if evaluator, its whole specification, weights, data and seed are the same. A new
-    one takes the place of a row of the same data, evaluator, number of labels and draw. Files are rewritten whole
-    and then renamed, the rows last, so that what the rows speak of is always there. Classifiers to use go beside
+    one takes the place of a row of the same data, evaluator, variant, number of labels and draw. Files are rewritten
+    whole and then renamed, the rows last, so that what they speak of is always there. Classifiers to use go beside
     eval/, to classifier/. `again`: rows that are there are made again, and with them their classifiers.
     """
     own = {"data_sha256": data.sha256}
@@ -53,7 +53,7 @@ def judge(
             answer += known
             continue
         begun = time.perf_counter()
-        results = evaluator.run(encoder, data, context)
+        results = [replace(one, evaluator=full_name(evaluator)) for one in evaluator.run(encoder, data, context)]
         if context.rank:
             continue
         seconds = (time.perf_counter() - begun) / max(1, len(results))
@@ -96,10 +96,10 @@ def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str
         for folder in ("predictions", "by_class"):
             (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
         with whole(out / "predictions" / f"{name}.npy") as path, path.open("wb") as file:
-            np.save(file, result.predictions.to(torch.int64).cpu().numpy())
-        if labels.ndim == 1:
-            with whole(out / "by_class" / f"{name}.json") as path:
-                path.write_text(json.dumps(by_class(result.predictions.cpu(), labels, names), indent=1))
+            np.save(file, result.predictions.cpu().numpy())
+        each = by_class if labels.ndim == 1 else by_label
+        with whole(out / "by_class" / f"{name}.json") as path:
+            path.write_text(json.dumps(each(result.predictions.cpu(), labels, names), indent=1))
     path = out / "optimism.json"
     optimism = json.loads(path.read_text()) if path.exists() else {}
     optimism.update({name: result.optimism for name, result in zip(stems, results, strict=True)})

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from eval.base import Context, Encoder, EvalData, Option, Result
+from eval.base import Context, Encoder, EvalData, Option, Result, Variant
 from eval.frozen import Split, frozen
 from eval.neighbours import Metric, nearest, nearest_by_faiss
+from eval.tasks import SHARE
 from ssl_cls.spec import Count, Positive, spec
 
 
@@ -26,8 +27,8 @@ class KNN:
     name: Literal["knn/v1"] = "knn/v1"
     k: tuple[Count, ...] = (5, 10, 20, 50, 100, 200)
     temperature: Positive = 0.07
-    metrics: Option[tuple[Metric, ...]] = ("cosine", "centred")
-    choose: Option[Literal["val", "leave_one_out"]] = "val"
+    metrics: Variant[tuple[Metric, ...]] = ("cosine", "centred")
+    choose: Variant[Literal["val", "leave_one_out"]] = "val"
     backend: Option[Literal["auto", "torch", "faiss"]] = "auto"
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
@@ -51,7 +52,7 @@ class KNN:
                 metrics=task.judge_shares(votes, test.y),
                 n_train=len(both.y),
                 n_test=len(test.y),
-                predictions=votes.argmax(1).cpu(),
+                predictions=task.answers(votes, SHARE),
                 chosen_on=self.choose,
                 optimism=[
                     {"settings": setting, "top1": task.judge_shares(each, test.y)["top1"]} for setting, each in on_test

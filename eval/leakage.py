@@ -44,7 +44,7 @@ class Leakage:
         return (
             f"Leakage check: of {self.num_test:,} test images, {self.exact:,} are pixel for pixel among the "
             f"{self.num_pretraining:,} of {self.pretraining}, and {self.near:,} more correlate with one above "
-            f"{THRESHOLD} ({share:.2f} % together)."
+            f"{THRESHOLD}, mirrored or not, at {_SIDE} pixels or less ({share:.2f} % together)."
         )
 
 
@@ -52,13 +52,14 @@ def find(pretraining: Source, test: Source, cache: Path) -> Leakage:
     """Duplicates of `test` in `pretraining`; kept in `cache` by the fingerprints of both.
 
     Exact: SHA-256 of the pixels as they are (of images of differing size, after the resize to 32 pixels).
-    Near: the Pearson correlation of grey pixels at 32 x 32 or less, which brightness and contrast do not change.
-    Mirrored and shifted copies are not found, and things that look alike, such as trousers, count too.
+    Near: the Pearson correlation of grey pixels at 32 x 32 or less, the larger of the image's and its mirror image's,
+    which brightness and contrast do not change. Sets of images of different sizes are compared at 32 x 32. Shifted
+    copies are not found, and things that look alike, such as trousers, count too.
 
     Raises:
         UserError: a set of more images than are held in memory.
     """
-    parts = (pretraining.fingerprint, len(pretraining), test.fingerprint, len(test), THRESHOLD, _SIDE, "v1")
+    parts = (pretraining.fingerprint, len(pretraining), test.fingerprint, len(test), THRESHOLD, _SIDE, "v2")
     path = cache / f"leakage-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
@@ -74,12 +75,17 @@ def find(pretraining: Source, test: Source, cache: Path) -> Leakage:
 
 
 def _find(pretraining: Source, test: Source) -> Leakage:
-    (hashes, bank), (test_hashes, queries) = _images(pretraining), _images(test)
+    side = None if pretraining.size == test.size else _SIDE
+    (hashes, bank), (test_hashes, queries) = _images(pretraining, side), _images(test, side)
     known: dict[bytes, int] = {}
     for index, digest in enumerate(hashes):
         known.setdefault(digest, index)
     exact = {index: known[digest] for index, digest in enumerate(test_hashes) if digest in known}
-    near = {index: pair for index, pair in _near(bank, queries).items() if index not in exact}
+    both = [_near(bank, queries), _near(bank, queries.flip(2))]
+    near: dict[int, tuple[int, float]] = {}
+    for index, pair in (item for found in both for item in found.items()):
+        if index not in exact and pair[1] > near.get(index, (0, 0.0))[1]:
+            near[index] = pair
     pairs = [(index, place, 1.0) for index, place in exact.items()]
     pairs += [(index, place, r) for index, (place, r) in near.items()]
     pairs.sort(key=lambda pair: (-pair[2], pair[0]))
@@ -87,8 +93,10 @@ def _find(pretraining: Source, test: Source) -> Leakage:
     return Leakage(pretraining.name, len(pretraining), test.name, len(test), **counts)  # type: ignore[arg-type]
 
 
-def _images(source: Source) -> tuple[list[bytes], Tensor]:
-    """A hash of each image, and its grey pixels without mean and length, float32 [N, D]: dots are correlations.
+def _images(source: Source, side: int | None) -> tuple[list[bytes], Tensor]:
+    """A hash of each image, and its grey pixels without mean and length, float32 [N, h, w]: dots are correlations.
+
+    side: of all images, in pixels; None: their own, 32 at most.
 
     Raises:
         UserError: more images than are held in memory.
@@ -97,17 +105,19 @@ def _images(source: Source) -> tuple[list[bytes], Tensor]:
         raise UserError(f"{len(source):,} images are more than are compared in memory, {_MOST:,}", source.name)
     parts = torch.split(torch.arange(len(source)), _BATCH)
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
-        done = list(pool.map(lambda part: _normalised(_pixels(source, part)), parts))
+        done = list(pool.map(lambda part: _normalised(_pixels(source, part), side), parts))
     return [digest for hashes, _ in done for digest in hashes], torch.cat([rows for _, rows in done])
 
 
-def _normalised(pixels: Tensor) -> tuple[list[bytes], Tensor]:
+def _normalised(pixels: Tensor, side: int | None) -> tuple[list[bytes], Tensor]:
     hashes = [hashlib.sha256(image.tobytes()).digest() for image in pixels.numpy()]
     grey = pixels.float().mean(1, keepdim=True)
-    if max(grey.shape[2:]) > _SIDE:
+    if side and max(grey.shape[2:]) < side:
+        grey = F.interpolate(grey, size=(side, side), mode="bilinear", align_corners=False)
+    elif side or max(grey.shape[2:]) > _SIDE:
         grey = F.interpolate(grey, size=(_SIDE, _SIDE), mode="area")
     flat = grey.flatten(1)
-    return hashes, F.normalize(flat - flat.mean(1, keepdim=True), dim=1)
+    return hashes, F.normalize(flat - flat.mean(1, keepdim=True), dim=1).view(len(grey), *grey.shape[2:])
 
 
 def _pixels(source: Source, part: Tensor) -> Tensor:
@@ -123,8 +133,7 @@ def _near(bank: Tensor, queries: Tensor) -> dict[int, tuple[int, float]]:
     Exact, and fast: along a few orthonormal directions two images are never further apart than in all of them,
     so that what is too far there needs no further look.
     """
-    if bank.shape[1] != queries.shape[1]:
-        return {}  # other channels or another size: none is a copy
+    bank, queries = bank.flatten(1), queries.flatten(1)
     axes = torch.linalg.eigh(bank.T @ bank).eigenvectors[:, -_DIRECTIONS:]
     limit = 2 * (1 - THRESHOLD) + 1e-5  # squared distance of unit vectors of that correlation
     found: dict[int, tuple[int, float]] = {}

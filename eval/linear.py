@@ -113,7 +113,7 @@ def _probe(
             metrics=on_test[best_cut, best],
             n_train=len(both.y),
             n_test=len(test.y),
-            predictions=chosen.logits(test.x[:, columns[best_cut]], best).argmax(1).cpu(),
+            predictions=task.answers(chosen.logits(test.x[:, columns[best_cut]], best), 0.0),
             chosen_on="val",
             optimism=[{"settings": setting(*tried), "top1": metrics["top1"]} for tried, metrics in on_test.items()],
             classifier=_classifier(chosen, best, encoder, data, context.device) if cuts[best_cut] == Cut() else None,

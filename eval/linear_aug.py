@@ -52,7 +52,7 @@ class LinearAug:
                 metrics=on_test[best],
                 n_train=len(data.train),
                 n_test=len(test),
-                predictions=logits[best].argmax(1).cpu(),
+                predictions=task.answers(logits[best], 0.0),
                 chosen_on="val",
                 optimism=[
                     {"settings": {"learning_rate": rate}, "top1": metrics["top1"]}

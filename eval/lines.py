@@ -32,8 +32,13 @@ class Column:
         return self.evaluator.split("/")[0]
 
     @property
+    def variant(self) -> list[str]:
+        """ "strategy=top": what is not at its default."""
+        return self.evaluator.split(" ")[1:]
+
+    @property
     def title(self) -> str:
-        name = _FAMILIES.get(self.family, self.family)
+        name = ", ".join([_FAMILIES.get(self.family, self.family), *self.variant])
         return name if self.n_labels is None else f"{name}, {self.n_labels} labels"
 
     @property
@@ -141,7 +146,8 @@ def _specification(row: Row) -> dict[str, Any]:
 def _identity(row: Row) -> Identity:
     kind = row.method if row.method in ("pixels", "supervised") else "pretrained"
     if row.method == "random":
-        kind = "scratch" if row.evaluator.startswith("finetune/") else "random"
+        frozen = row.record.get("spec", {}).get("strategy") in ("head", "top")  # then most of it stays random
+        kind = "scratch" if row.evaluator.startswith("finetune/") and not frozen else "random"
     recipe = "" if kind in ("pixels", "random", "scratch") else row.run.removesuffix(f"-seed{row.seed}")
     return Identity(kind, row.method, recipe, row.images_seen, row.view_forwards)
 

@@ -10,7 +10,7 @@ from eval import classifier
 from eval.channels import seen_with
 from eval.classifier import Trained
 from eval.explain import heatmaps
-from eval.gallery import Picture, Thumbnail, class_name, uri
+from eval.gallery import Picture, Thumbnail, class_name, first_of_each, uri
 from eval.predict import prepared
 from ssl_cls.augment.augment import centre_boxes, whole
 from ssl_cls.data.source import Source, all_labels
@@ -19,9 +19,9 @@ _NUM_SHOWN = 7
 
 
 def looks(title: str, path: Path, test: Source) -> Picture:
-    """The first test image of each class (up to seven), and below each where the classifier at `path` looked.
+    """The first test image of each class or label (up to seven), and below each where the classifier at `path` looked.
 
-    Grad-CAM of the class it answered for a ResNet, attention for a vision transformer.
+    Grad-CAM of the answer, of several labels the likeliest, for a ResNet, attention for a vision transformer.
 
     Raises:
         UserError: no whole classifier is there, or its attention is of a kind that cannot be drawn.
@@ -29,8 +29,7 @@ def looks(title: str, path: Path, test: Source) -> Picture:
     trained = classifier.load(path)
     test = seen_with(test, trained.channels)
     labels = all_labels(test)
-    classes = sorted(set(labels.tolist()))[:_NUM_SHOWN]
-    chosen = torch.tensor([int((labels == label).nonzero()[0]) for label in classes])
+    chosen = first_of_each(labels, _NUM_SHOWN)
     images = _shown(trained, test, chosen)
     with torch.no_grad():
         answers = trained.model(images).argmax(1)
@@ -39,11 +38,12 @@ def looks(title: str, path: Path, test: Source) -> Picture:
     plain = (images * std + mean).clamp(0, 1)
     above, below = [], []
     for index, image, warm, answer in zip(chosen, plain, _over(plain, heat), answers, strict=True):
-        label = labels[index]
+        label, its = labels[index], int(answer)
         name = f"test image {int(index)}: {class_name(test, label)}"
         above.append(Thumbnail(uri(_bytes(image)), name))
-        taken = f"{name}, answered {trained.class_names[int(answer)]}"
-        below.append(Thumbnail(uri(_bytes(warm)), taken, "same" if answer == label else "other"))
+        taken = f"{name}, answered {trained.class_names[its]}"
+        right = bool(label == its if label.ndim == 0 else label[its] > 0)
+        below.append(Thumbnail(uri(_bytes(warm)), taken, "same" if right else "other"))
     how = "attention" if getattr(trained.model.network, "is_vit", False) else "Grad-CAM"
     return Picture(f"{title}: {how}", [above, below])
 

@@ -3,6 +3,7 @@
 Scores are float [N, K], higher is better; labels int64 [N], or, where an image has several, float [N, K] of 0 and 1.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,10 +63,11 @@ def classification(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def multilabel_answers(scores: Tensor, labels: Tensor, threshold: float) -> dict[str, float]:
-    """{"top1", "mAP", "macro_f1", "micro_f1"} for float [N, K] labels; an answer is a score above `threshold`.
+    """{"top1", "mAP", "macro_f1", "micro_f1", "precision3", "precision5"} for float [N, K] labels; an answer is a
+    score above `threshold`.
 
     top1 is precision at 1: how often the highest score is of one of the image's labels. With one label an image it
-    is top-1 accuracy.
+    is top-1 accuracy. Precision at 3 and 5 are there where there are as many labels.
     """
     _check(scores)
     counts = multilabel_counts(scores > threshold, labels)
@@ -74,6 +76,7 @@ def multilabel_answers(scores: Tensor, labels: Tensor, threshold: float) -> dict
         "mAP": mean_average_precision(scores, labels),
         "macro_f1": precision_recall_f1(counts, "macro").f1,
         "micro_f1": precision_recall_f1(counts, "micro").f1,
+        **{f"precision{k}": precision_at(scores, labels, k) for k in (3, 5) if k <= scores.shape[1]},
     }
 
 
@@ -117,17 +120,32 @@ def by_class(predictions: Tensor, labels: Tensor, class_names: list[str] | None)
     confusion matrix (rows are true classes)."""
     names = class_names or [str(number) for number in range(1 + int(torch.cat((predictions, labels)).max()))]
     table = confusion(predictions, labels, len(names))
+    return {
+        **_each_class(counts_of(table), names),
+        "mean_per_class": mean_per_class(table),
+        "confusion": table.tolist(),
+    }
+
+
+def by_label(scores: Tensor, labels: Tensor, class_names: list[str] | None) -> dict[str, Any]:
+    """`by_class` of several labels an image: an answer is a score above zero, float [N, K]. There is no confusion
+    matrix; each label has its average precision, None where no image has it."""
+    names = class_names or [str(number) for number in range(labels.shape[1])]
+    found = _each_class(multilabel_counts(scores > 0, labels), names)
+    for own, precision in zip(found["classes"], average_precision(scores, labels).tolist(), strict=True):
+        own["average_precision"] = None if math.isnan(precision) else 100 * precision
+    return found
+
+
+def _each_class(counts: Counts, names: list[str]) -> dict[str, Any]:
     averages: tuple[Average, ...] = ("macro", "micro", "weighted")
-    counts = counts_of(table)
     one = [Counts(*(count[k : k + 1] for count in counts)) for k in range(len(names))]
     return {
         "averages": {average: precision_recall_f1(counts, average)._asdict() for average in averages},
-        "mean_per_class": mean_per_class(table),
         "classes": [
             {"class": name, "images": int(own.true), **precision_recall_f1(own, "micro")._asdict()}
             for name, own in zip(names, one, strict=True)
         ],
-        "confusion": table.tolist(),
     }
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from eval import encoders, features
 from eval.base import Context, EvalData
 from eval.data import shown
-from eval.gallery import Picture, Thumbnail, class_name, originals, uri
+from eval.gallery import Picture, Thumbnail, class_name, first_of_each, originals, uri
 from eval.record import Row
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
@@ -51,11 +51,11 @@ def known(spec: str, row: Row, data: EvalData, context: Context) -> Known:
 
 
 def neighbours(title: str, encoder: Known) -> Picture:
-    """The first test image of each class (up to eight) with its nearest training images by cosine."""
+    """The first test image of each class or label (up to eight) with its nearest training images by cosine; alike are
+    those of its class, or with any of its labels."""
     data, bank, test = encoder
     labels, test_labels = all_labels(data.train), all_labels(data.test)
-    classes = sorted(set(test_labels.tolist()))[:_NUM_QUERIES]
-    queries = torch.tensor([int((test_labels == label).nonzero()[0]) for label in classes])
+    queries = first_of_each(test_labels, _NUM_QUERIES)
     cosine = F.normalize(test[queries], dim=1) @ bank.T / bank.norm(dim=1).clamp(min=1e-12)
     nearest = cosine.topk(min(_NUM_NEIGHBOURS, len(bank)), dim=1).indices
     strips = []
@@ -64,7 +64,8 @@ def neighbours(title: str, encoder: Known) -> Picture:
         strip = [Thumbnail(uri(image), f"test image {int(query)}: {class_name(data.test, label)}")]
         for index, neighbour in zip(found, originals(data.train, found), strict=True):
             name = f"training image {int(index)}: {class_name(data.train, labels[index])}"
-            strip.append(Thumbnail(uri(neighbour), name, "same" if labels[index] == label else "other"))
+            alike = bool(labels[index] == label if label.ndim == 0 else ((labels[index] > 0) & (label > 0)).any())
+            strip.append(Thumbnail(uri(neighbour), name, "same" if alike else "other"))
         strips.append(strip)
     return Picture(title, strips)
 
@@ -94,8 +95,12 @@ def umap(title: str, encoder: Known) -> Map | None:
 
 
 def _mapped(encoder: Known) -> tuple[Tensor, list[int]]:
-    """Features [M, D] and labels of the first test images of the first classes, as many as colours can tell apart."""
+    """Features [M, D] and labels of the first test images of the first classes, as many as colours can tell apart. Of
+    several labels an image goes by the one that most images have; without any it is left out."""
     labels = all_labels(encoder.data.test)
+    if labels.ndim == 2:
+        has = labels > 0
+        labels = torch.where(has.any(1), (has * has.sum(0)).argmax(1), _NUM_COLOURS)
     chosen = (labels < _NUM_COLOURS).nonzero()[:_NUM_MAPPED, 0]
     return encoder.test[chosen], labels[chosen].tolist()
 

@@ -46,6 +46,7 @@ class Row:
     where: str  # "runs/x-seed0/eval/results.jsonl:3"
     folder: Path | None  # the run directory; None: a committed row
     record: dict[str, Any] = field(repr=False)  # the line, without what committing adds
+    resampled: NDArray[np.float64] | None = None  # [samples]: mAP of resampled test images, the same for every row
     best_on_test: float | None = None  # top-1 of the setting that is best on test; nothing reads it for choosing
 
     @property

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from eval.base import Context, Encoder, EvalData, Result
 from eval.frozen import frozen
 from eval.heads import Heads, moments
+from eval.tasks import SHARE
 from ssl_cls.spec import Positive, spec
 
 
@@ -36,7 +37,7 @@ class Ridge:
                 metrics=on_test[best],
                 n_train=len(both.y),
                 n_test=len(test.y),
-                predictions=fitted.logits(test.x, best).argmax(1).cpu(),
+                predictions=task.answers(fitted.logits(test.x, best), SHARE),
                 chosen_on="val",
                 optimism=[{"settings": {"penalty": self.penalty[s]}, "top1": on_test[s]["top1"]} for s in sweep],
             )

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from eval import record
 from eval.record import Row
+from eval.stats import resampled_map
 from ssl_cls import config
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.entries import ENTRIES
-from ssl_cls.data.source import all_labels
+from ssl_cls.data.source import all_labels, labelled
 from ssl_cls.errors import UserError
 from ssl_cls.health import Verdict
 
@@ -51,6 +52,7 @@ def collect(sources: Sequence[Path]) -> list[Row]:
                 replace(
                     row,
                     correct=_correct(row, labels_of(row.dataset)),
+                    resampled=_resampled(row, labels_of(row.dataset)),
                     best_on_test=_best_on_test(row),
                 )
                 for row in found
@@ -88,8 +90,9 @@ def _best_on_test(row: Row) -> float | None:
     return max(scores) if len(scores) > 1 and row.measure == "top-1" else None
 
 
-def predictions(row: Row) -> NDArray[np.int64] | None:
-    """What the encoder answered for each test image, int64 [n_test]; None where it was not kept."""
+def predictions(row: Row) -> NDArray[Any] | None:
+    """What the encoder answered for each test image, int64 [n_test], or where an image has several labels the score of
+    each, float32 [n_test, K], above zero where it is an answer; None where it was not kept."""
     path = row.kept("eval/predictions", ".npy")
     if path is None:
         return None
@@ -97,7 +100,8 @@ def predictions(row: Row) -> NDArray[np.int64] | None:
         answers = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read the predictions: {error}", str(path), "evaluate again") from error
-    if answers.shape != (row.n_test,) or answers.dtype != np.int64:
+    several = row.measure == "mAP" and answers.ndim == 2 and answers.dtype == np.float32
+    if len(answers) != row.n_test or not (several or (answers.ndim == 1 and answers.dtype == np.int64)):
         found = f"expected {row.n_test} int64 predictions, found {answers.dtype} {answers.shape}"
         raise UserError(found, str(path), "evaluate again")
     return np.asarray(answers)
@@ -148,20 +152,26 @@ def _provenance(run: Path, key: str, read: Callable[[Any], T]) -> T | None:
         raise UserError(f"malformed provenance: {error!r}", str(path), "pretrain again") from error
 
 
-def _test_labels(dataset: str, runs: Sequence[Path]) -> NDArray[np.int64] | None:
+def _test_labels(dataset: str, runs: Sequence[Path]) -> NDArray[Any] | None:
     data = data_config(dataset, runs)
     if data is None:
         return None
     try:
-        return np.asarray(all_labels(catalog.open(data, "test")))
+        return np.asarray(all_labels(labelled(catalog.open(data, "test"))))
     except UserError:
         return None  # the data are no longer there: tables can be made, paired tests cannot
 
 
-def _correct(row: Row, labels: NDArray[np.int64] | None) -> NDArray[np.bool_] | None:
+def _resampled(row: Row, labels: NDArray[Any] | None) -> NDArray[np.float64] | None:
+    """mAP of resampled test images; None of one class an image, and where scores or labels are gone."""
+    scores = predictions(row) if row.measure == "mAP" else None
+    return None if scores is None or labels is None or scores.shape != labels.shape else resampled_map(scores, labels)
+
+
+def _correct(row: Row, labels: NDArray[Any] | None) -> NDArray[np.bool_] | None:
     """Which test images are right; None where predictions or labels are gone or belong to other data."""
     answers = predictions(row)
-    if answers is None or labels is None or labels.shape != answers.shape:
+    if answers is None or answers.ndim > 1 or labels is None or labels.shape != answers.shape:
         return None
     correct = answers == labels
     return correct if record.agrees(correct, row.n_test, row.top1) else None

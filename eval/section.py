@@ -137,7 +137,7 @@ def _costs(group: Group, series: dict[str, int]) -> Iterator[str]:
 
 def _answers(group: Group, data: EvalData | None) -> dict[str, Any]:
     """Confusion matrices of the best method and scratch, and the best method's most stubborn mistakes."""
-    shown = answers.best_and_scratch(group)
+    shown = answers.best_and_scratch(group) if group.measure == "top-1" else []  # several labels confuse no two
     fitting = data is not None and all(
         one.given.shape[1] == len(data.test) and one.given.max() < data.num_classes for one in shown
     )

@@ -13,13 +13,15 @@ from eval.base import Context, Encoder, EvalData
 from eval.features import extract
 from eval.rows import predictions
 from eval.whole import whole
-from ssl_cls.data.source import Source, all_labels
+from ssl_cls.data.files import Files, shown
+from ssl_cls.data.source import Source, Subset, all_labels
 
 
 def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
     """For each split, into eval/features: train.npy, float32 [N, D]; train_labels.npy, int64 [N] or float [N, K]; and
-    train.parquet, where pyarrow is installed, else train.csv: a row an image, with its number in the split, its label
-    or labels, and, on test, the class that each evaluation so far has answered. Every rank must call it."""
+    train.parquet, where pyarrow is installed, else train.csv: a row an image, with its number in the split, its file
+    where it has one, its label or labels, and, on test, the class, or the list of labels, that each evaluation so far
+    has answered. Every rank must call it."""
     folder = encoder.out / "features"
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
@@ -29,10 +31,24 @@ def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
         for part, values in ((name, features), (f"{name}_labels", labels)):
             with whole(folder / f"{part}.npy") as path, path.open("wb") as file:
                 np.save(file, values.numpy())
-        columns = {"image": list(range(len(source))), **_labels(source, labels)}
+        files = _paths(source)
+        columns: dict[str, list[Any]] = {
+            "image": list(range(len(source))),
+            **({"path": files} if files else {}),
+            **_labels(source, labels),
+        }
         if name == "test":
-            columns |= _answers(encoder.out, data.name)
+            columns |= _answers(encoder.out, data)
         _write(folder / name, columns)
+
+
+def _paths(source: Source) -> list[str] | None:
+    """The file of each image, below the data's root; None where images are no files of their own."""
+    if isinstance(source, Files):
+        return [shown(path) for path in source.paths()]
+    base = getattr(source, "base", None)  # of a part, or of an image shown in other channels
+    found = None if base is None else _paths(base)
+    return [found[number] for number in source.numbers.tolist()] if found and isinstance(source, Subset) else found
 
 
 def _labels(source: Source, labels: Tensor) -> dict[str, list[Any]]:
@@ -42,10 +58,17 @@ def _labels(source: Source, labels: Tensor) -> dict[str, list[Any]]:
     return {"label": labels.tolist(), "class": [names[label] for label in labels.tolist()]}
 
 
-def _answers(out: Path, dataset: str) -> dict[str, list[Any]]:
+def _answers(out: Path, data: EvalData) -> dict[str, list[Any]]:
     rows = record.read(out / "results.jsonl", out.parent) if (out / "results.jsonl").is_file() else ()
-    found = {Path(row.stem).name: predictions(row) for row in rows if row.dataset == dataset}
-    return {name: answers.tolist() for name, answers in sorted(found.items()) if answers is not None}
+    found = {Path(row.stem).name: predictions(row) for row in rows if row.dataset == data.name}
+    names = data.test.class_names or [str(number) for number in range(data.num_classes)]
+    return {
+        name: answers.tolist()
+        if answers.ndim == 1
+        else [[names[k] for k in np.flatnonzero(own > 0)] for own in answers]
+        for name, answers in sorted(found.items())
+        if answers is not None
+    }
 
 
 def _write(stem: Path, columns: dict[str, list[Any]]) -> None:

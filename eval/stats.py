@@ -120,15 +120,42 @@ def paired_bootstrap(
     # Images of the same difference are interchangeable: a resample is how often each difference occurs.
     values, counts = np.unique(correct_a.astype(np.float64) - correct_b, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=samples)
-    points = drawn @ values * (100 / n)
-    low, high = np.percentile(points, [2.5, 97.5])
-    one_side = int(min((points < _ZERO).sum(), (points > -_ZERO).sum()))
-    return Difference(
-        float(counts @ values * (100 / n)),
-        float(low),
-        float(high),
-        min(1.0, 2 * (one_side + 1) / (samples + 1)),
-    )
+    return of_resamples(float(counts @ values * (100 / n)), drawn @ values * (100 / n))
+
+
+def of_resamples(points: float, resampled: NDArray[np.float64]) -> Difference:
+    """The observed difference, with the percentiles and the p of what resamples of the test images give, [samples]."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    one_side = int(min((resampled < _ZERO).sum(), (resampled > -_ZERO).sum()))
+    return Difference(points, float(low), float(high), min(1.0, 2 * (one_side + 1) / (len(resampled) + 1)))
+
+
+def resampled_map(
+    scores: NDArray[Any], labels: NDArray[Any], seed: int = 0, samples: int = 2_000
+) -> NDArray[np.float64]:
+    """mAP in percent of each of `samples` resamples of the test images, float64 [samples].
+
+    The resamples are a function of seed and number of images, so that encoders are resampled alike and their
+    differences are paired. Equal scores come in together; labels that no image of a resample has are passed over.
+
+    Args:
+        scores: [n_test, K]; labels: [n_test, K], 1 where an image has the label.
+    """
+    n, found = len(scores), []
+    order = np.argsort(-scores, axis=0, kind="stable")
+    ends = [np.searchsorted(-(s := scores[o, k]), -s, side="right") - 1 for k, o in enumerate(order.T)]
+    drawn = np.random.default_rng(seed)
+    for _ in range(samples):
+        times = np.bincount(drawn.integers(n, size=n), minlength=n)
+        each = []
+        for k, end in enumerate(ends):
+            own = times[order[:, k]]
+            positive = own * (labels[order[:, k], k] > 0)
+            if total := positive.sum():
+                seen = np.maximum(own.cumsum()[end], 1)
+                each.append((positive.cumsum()[end] / seen) @ positive / total)
+        found.append(100 * float(np.mean(each)) if each else 0.0)
+    return np.asarray(found)
 
 
 def mcnemar(correct_a: NDArray[np.bool_], correct_b: NDArray[np.bool_]) -> float:

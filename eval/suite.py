@@ -26,7 +26,6 @@ from ssl_cls import config
 from ssl_cls.config import Recipe
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
-from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.run import Run
 from ssl_cls.spec import Count, Natural, Positive, spec
@@ -164,7 +163,7 @@ def launcher() -> list[str]:
 
 
 def evaluators(suite: Suite, judged: EvalData) -> tuple[list[Evaluator], list[Evaluator], list[Evaluator]]:
-    """On all labels; linear heads on few; fine-tuning, of images with one class each."""
+    """On all labels; linear heads on few; fine-tuning."""
     tune = suite.fine_tune
     few_labels: tuple[int, ...] = suite.few_label.n_labels
     tuned_labels: tuple[int | Literal["all"], ...] = tune.n_labels
@@ -186,7 +185,6 @@ def evaluators(suite: Suite, judged: EvalData) -> tuple[list[Evaluator], list[Ev
             epochs=tune.epochs if n == "all" else None,
         )
         for n, draws in zip(tuned_labels, _draws(tuned_labels, tune.draws), strict=True)
-        if all_labels(judged.train).ndim == 1
     ]
     return probes, few, tuned
 
@@ -198,8 +196,7 @@ def judgements(
 
     `everything`: all of the suite, where `runs` are a part: what a random encoder is called must not depend on that.
 
-    The supervised reference has seen all labels, so its few-label cells stay empty. Images of several labels each are
-    judged by frozen features alone.
+    The supervised reference has seen all labels, so its few-label cells stay empty.
     """
     probes, few, tuned = evaluators(suite, judged)
     asked: dict[Path, Judgement] = {

@@ -40,7 +40,7 @@ def title(group: Group) -> str:
 
 def heading(column: Column, columns: Sequence[Column]) -> str:
     """A column's title, with the evaluator's version where another one stands beside it."""
-    twins = [other for other in columns if (other.family, other.n_labels) == (column.family, column.n_labels)]
+    twins = [other for other in columns if other.title == column.title]
     return column.title if len(twins) == 1 else f"{column.title} ({column.evaluator})"
 
 

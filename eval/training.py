@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from eval import mixing, strategies
-from eval.base import Encoder, Option
+from eval.base import Encoder, Variant
 from eval.classifier import Classifier
 from eval.losses import Loss, loss, loss_for
 from eval.schedules import Schedule, has_stalled, learning_rate
@@ -33,21 +33,21 @@ _PATIENCE = 3  # looks without a better one, after which a plateau's rate drops
 class Training:
     """How a classifier is trained: as it stands, by AdamW, with warm-up and cosine, and label smoothing."""
 
-    loss: Option[Loss | None] = None  # ce, or bce where images have several labels
-    label_smoothing: Option[Fraction] = 0.1
-    optimizer: Option[OptimizerName] = "adamw"  # which the default learning_rates are for: give others with another
-    weight_decay: Option[NonNegative] = 0.05
-    schedule: Option[Schedule] = "cosine"
-    warmup: Option[Fraction] = 0.1  # of the steps
-    layer_decay: Option[Fraction] = 1.0  # of the learning rate, a layer downwards
-    top_blocks: Option[Count] = 1  # that the strategy `top` trains
-    mixup: Option[NonNegative] = 0.0  # alpha of its Beta; 0: off
-    cutmix: Option[NonNegative] = 0.0
-    erase: Option[Fraction] = 0.0  # probability of a random erasing
-    dropout: Option[Fraction] = 0.0  # before the head
-    drop_path: Option[Fraction] = 0.0  # in the last block; less below
-    ema: Option[Fraction] = 0.0  # decay a step of the averaged weights that are then used; 0: off
-    patience: Option[Natural] = 0  # stop after so many of 20 looks at held-out labels without a better one; 0: never
+    loss: Variant[Loss | None] = None  # ce, or bce where images have several labels
+    label_smoothing: Variant[Fraction] = 0.1
+    optimizer: Variant[OptimizerName] = "adamw"  # which the default learning_rates are for: give others with another
+    weight_decay: Variant[NonNegative] = 0.05
+    schedule: Variant[Schedule] = "cosine"
+    warmup: Variant[Fraction] = 0.1  # of the steps
+    layer_decay: Variant[Fraction] = 1.0  # of the learning rate, a layer downwards
+    top_blocks: Variant[Count] = 1  # that the strategy `top` trains
+    mixup: Variant[NonNegative] = 0.0  # alpha of its Beta; 0: off
+    cutmix: Variant[NonNegative] = 0.0
+    erase: Variant[Fraction] = 0.0  # probability of a random erasing
+    dropout: Variant[Fraction] = 0.0  # before the head
+    drop_path: Variant[Fraction] = 0.0  # in the last block; less below
+    ema: Variant[Fraction] = 0.0  # decay a step of the averaged weights that are then used; 0: off
+    patience: Variant[Natural] = 0  # stop after so many of 20 looks at held-out labels without a better one; 0: never
 
 
 class Course(NamedTuple):

@@ -75,7 +75,8 @@ def _points(test: Difference) -> str:
 
 
 def _labels(test: Difference) -> str:
-    return "all labels" if test.column.n_labels is None else f"{test.column.n_labels} labels"
+    labels = "all labels" if test.column.n_labels is None else f"{test.column.n_labels} labels"
+    return ", ".join([labels, *test.column.variant])
 
 
 def notes(group: Group) -> list[str]:
@@ -120,7 +121,7 @@ def _optimism(group: Group) -> Iterator[str]:
 
 def _gaps(group: Group) -> Iterator[str]:
     """What is not there."""
-    if len(group.columns) > len({(column.family, column.n_labels) for column in group.columns}):
+    if len(group.columns) > len({column.title for column in group.columns}):
         yield "An evaluator stands here in several versions: their columns are not comparable."
     cells = [cell for line in group.lines if line.kind != "pixels" for cell in line.cells.values()]
     if any(cell.error is None for cell in cells):
@@ -136,7 +137,5 @@ def _gaps(group: Group) -> Iterator[str]:
     for base in (line for line in group.lines if line.kind in _BASELINES):
         pairs = ((line.label, column, base.kind) for line in pretrained for column in base.rows if column in line.rows)
         if names := ", ".join(dict.fromkeys(pair[0] for pair in pairs if pair not in compared)):
-            reason = "predictions or test labels are missing, or no label draw is shared"
-            if group.measure == "mAP":
-                reason = "mAP is that of all test images together, so images cannot be resampled one by one"
+            reason = "predictions or test labels are missing, no label draw is shared, or images had other sizes"
             yield f"Not every paired test of {names} against {base.kind} could be made: {reason}."

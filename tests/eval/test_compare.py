@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from sklearn.metrics import average_precision_score
 
 from eval import tables
 from eval.compare import Group, compare
 from eval.record import Row
+from eval.stats import resampled_map
 from eval.verdict import notes, verdict
 from ssl_cls.errors import UserError
 
@@ -95,7 +97,26 @@ def test_of_several_labels_an_image_the_table_shows_what_settings_were_chosen_by
     group = only(rows)
     header, lines = tables.cells(group)
     assert (header[0], lines[1][:2]) == ("mAP, %", ["simclr", "61.5 (n=1)"])
-    assert any("mAP is that of all test images together" in note for note in notes(group))
+    assert any("predictions or test labels are missing" in note for note in notes(group))
+
+
+def test_several_labels_an_image_are_paired_over_resampled_test_images() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random((300, 4)) < 0.3
+    scores = {m: labels * s + rng.normal(size=labels.shape) for m, s in (("simclr", 3.0), ("random", 1.0))}
+    rows = [
+        row(m, "finetune/v1", None, n_labels=50, seed=seed, top1=90.0,
+            resampled=resampled_map(each, labels, samples=200),
+            record={"device": "cpu", "metrics": {"mAP": 100 * average_precision_score(labels, each) - seed}})
+        for m, each in scores.items() for seed in (0, 1)
+    ]  # fmt: skip
+    group = only(rows)
+    (test,) = group.differences
+    apart = group.lines[0].cells[test.column].mean - group.lines[1].cells[test.column].mean
+    assert test.points == pytest.approx(apart)
+    assert 0 < test.low < test.points < test.high
+    assert (test.pairs, test.spread.n, test.mcnemar, test.outcome()) == (2, "2", None, "better")
+    assert verdict(group).state == "yes"
 
 
 def test_a_single_value_shows_no_interval() -> None:
@@ -314,7 +335,8 @@ def test_many_methods_have_not_many_chances_to_win_by_luck() -> None:
 @pytest.mark.parametrize("method", ["timm", "weights"])
 def test_weights_from_elsewhere_are_compared_but_answer_nothing(method: str) -> None:
     """They may have been trained with labels, or on the test images."""
-    group = only([finetuned(method, correct(900)), finetuned("random", correct(800))])
+    record = {"device": "cpu", "metrics": {}, "input": {"size": 28, "channels": 1}}
+    group = only(finetuned(m, correct(n), record=record) for m, n in ((method, 900), ("random", 800)))
     assert [test.outcome() for test in group.differences] == ["better"]
     assert verdict(group).state == "unanswered"
     assert any("trained elsewhere" in note for note in notes(group))
@@ -383,3 +405,17 @@ def test_what_choosing_on_the_test_set_would_have_claimed_is_said() -> None:
         "None here were."
     )
     assert not [note for note in notes(only(rows[1:])) if "test set" in note]
+
+
+@pytest.mark.parametrize(("method", "size", "paired"), [
+    ("timm", 224, False), ("timm", 28, True), ("timm", None, False), ("simclr", 224, False), ("simclr", None, True),
+])  # fmt: skip
+def test_the_same_backbone_at_another_input_size_is_no_baseline(method: str, size: int | None, paired: bool) -> None:
+    def fed(name: str, side: int | None) -> Row:
+        known = {"input": {"size": side, "channels": 3}} if side else {}
+        record = {"device": "cpu", "metrics": {}, **known}
+        return row(name, "finetune/v1", correct(820), n_labels=50, draw=0, record=record)
+
+    group = only([fed(method, size), fed("random", 28)])
+    assert bool(group.differences) == paired
+    assert any("images had other sizes" in note for note in notes(group)) != paired

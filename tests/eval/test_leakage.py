@@ -91,3 +91,15 @@ def test_flat_images_are_copies_only_of_themselves(tmp_path: Path) -> None:
     bank = torch.cat((noise(30, 0), flat))
     found = leakage.find(source("a/train", bank), source("a/test", torch.cat((flat, flat + 1))), tmp_path)
     assert (found.exact, found.near) == (1, 0)
+
+
+def test_mirrored_copies_and_copies_of_another_size_are_found(tmp_path: Path) -> None:
+    smooth = torch.nn.functional.interpolate(noise(40, 0, 3, 6).float(), size=(48, 48), mode="bicubic").clamp(0, 255)
+    bank, test = smooth.to(torch.uint8), noise(20, 1, 1, 28)
+    small = torch.nn.functional.interpolate(bank.float().mean(1, keepdim=True), size=(28, 28), mode="area")
+    test[3], test[4] = small[7].round().to(torch.uint8), small[9].flip(2).round().to(torch.uint8)
+    found = leakage.find(source("bank/train", bank), source("bank/test", test), tmp_path)
+    assert (found.exact, found.near) == (0, 2)
+    assert {(query, place) for query, place, _ in found.pairs} == {(3, 7), (4, 9)}
+    mirrored = leakage.find(source("x/train", bank), source("x/test", bank[:5].flip(3)), tmp_path)
+    assert mirrored.near == 5

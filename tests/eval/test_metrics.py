@@ -135,3 +135,34 @@ def test_with_one_label_an_image_precision_at_1_is_top1() -> None:
     scores, labels = torch.randn(50, 4, generator=generator), torch.randint(0, 4, (50,), generator=generator)
     one_hot = torch.nn.functional.one_hot(labels, 4).float()
     assert metrics.multilabel(scores, one_hot)["top1"] == pytest.approx(accuracy(scores, labels)["top1"])
+
+
+def test_each_label_has_scikit_learn_s_precision_recall_and_f1() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = (torch.rand(80, 4, generator=generator) < 0.3).float()
+    truth[:, 2] = 0
+    scores = torch.randn(80, 4, generator=generator)
+    found = metrics.by_label(scores, truth, ["a", "b", "c", "d"])
+    theirs = precision_recall_fscore_support(truth, scores > 0, average=None, zero_division=0)
+    for own, *figures, images in zip(found["classes"], *theirs, strict=True):
+        assert [own["precision"], own["recall"], own["f1"]] == pytest.approx([100 * x for x in figures], abs=1e-6)
+        assert own["images"] == images
+    assert found["classes"][2]["average_precision"] is None
+    for average, ours in found["averages"].items():
+        if average != "macro":  # without classes that are neither there nor answered, this leaves out none
+            expected = precision_recall_fscore_support(truth, scores > 0, average=average, zero_division=0)[:3]
+            assert list(ours.values()) == pytest.approx([100 * x for x in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 7])
+def test_precision_at_k_is_counted_where_there_are_so_many_labels(classes: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    truth = (torch.rand(30, classes, generator=generator) < 0.5).float()
+    truth[0] = 1
+    scores = torch.randn(30, classes, generator=generator)
+    found = metrics.multilabel_answers(scores, truth, 0.0)
+    assert {f"precision{k}" for k in (3, 5) if k <= classes} == {key for key in found if key.startswith("precision")}
+    for k in (1, 3, 5):
+        if k <= classes:
+            by_hand = np.mean([truth[i][np.argsort(-scores[i])[:k]].mean() for i in range(30)])
+            assert found["top1" if k == 1 else f"precision{k}"] == pytest.approx(100 * by_hand, abs=1e-4)

@@ -19,6 +19,7 @@ from eval.base import Context, EvalData
 from eval.data import open_data
 from eval.gallery import Thumbnail
 from eval.record import Row
+from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
 
@@ -140,3 +141,22 @@ def test_umap_is_drawn_where_it_is_installed(data: EvalData, tmp_path: Path, mon
     for axis in range(2):
         assert np.corrcoef(np.asarray(drawn.points[0])[:, axis], first[:, axis])[0, 1] > 0.999
     monkeypatch.delitem(sys.modules, "umap")
+
+
+def test_of_several_labels_neighbours_share_one_and_the_map_goes_by_the_most_frequent() -> None:
+    labels = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 1]])
+    pixels = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
+    source = Arrays("x/test", pixels, labels, ["a", "b", "c"], (0.5,), (0.5,))
+    features = torch.eye(5)[:, :4] + 0.1
+    known = neighbourhood.Known(EvalData("x", source, source, source, 3), features, features)
+    first, second, third = neighbourhood.neighbours("x", known).strips
+    assert [strip[0].alt for strip in (first, second, third)] == [
+        "test image 0: a", "test image 1: a, b", "test image 3: b, c"
+    ]  # fmt: skip
+    for query, *found in (first, second, third):
+        for neighbour in found:
+            shared = (labels[number(query)] * labels[number(neighbour)]).any()
+            assert (neighbour.mark == "same") == bool(shared)
+            assert neighbour.alt.endswith("no label") == (number(neighbour) == 2)
+    drawn = neighbourhood.feature_map("x", known)
+    assert {label: len(points) for label, points in drawn.points.items()} == {0: 3, 1: 1}

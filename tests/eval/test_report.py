@@ -12,13 +12,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from markupsafe import escape
 from rich.console import Console
 
-from eval import origins, published, report, tables, terminal
+from eval import origins, published, report, section, tables, terminal
 from eval import rows as rows_module
-from eval.base import stem
+from eval.base import EvalData, stem
 from eval.compare import Group, compare
 from eval.rows import collect, export
+from ssl_cls.data.arrays import Arrays
 from ssl_cls.errors import UserError
 from ssl_cls.health import Verdict
 
@@ -320,3 +323,19 @@ def test_published_rows_stand_in_tables_of_their_own(sources: Callable[..., list
     self_contained(page)
     assert "What others have published on cifar10" in page.text
     assert written[1].read_text() == tables.comma_separated(found)  # not in the rows that scripts read
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_class_names_are_text_on_the_page(
+    sources: Callable[..., list[Path]], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = torch.from_numpy(LABELS)
+    count = int(labels.max()) + 1
+    pixels = torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8)
+    images = Arrays("digits/test", pixels, labels, [name] + [f"c{k}" for k in range(1, count)], (0.5,), (0.5,))
+    data = EvalData("digits", images, images, images, count)
+    monkeypatch.setattr(section, "_data", lambda group, missing: data)
+    text = report.page(groups(sources()), ["compare"])
+    self_contained(Page(text))
+    assert str(escape(name)) in text  # in the confusion matrix, as it is
+    assert "<" not in name or name not in text

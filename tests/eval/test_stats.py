@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
+from sklearn.metrics import average_precision_score
 
-from eval.stats import crossed_interval, mcnemar, paired_bootstrap, t_quantile
+from eval.stats import crossed_interval, mcnemar, paired_bootstrap, resampled_map, t_quantile
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 14, 30, 101, 1000])
@@ -121,3 +122,16 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
     slack = 3 * math.sqrt(0.95 * 0.05 / trials)
     assert abs(held / trials - 0.95) < slack
     assert abs(rejected / trials - 0.05) < slack
+
+
+def test_resampled_map_is_scikit_learn_s_of_the_same_resamples() -> None:
+    rng = np.random.default_rng(3)
+    labels = (rng.random((60, 5)) < 0.2).astype(np.float32)
+    labels[:, 3] = 0
+    scores = rng.integers(0, 6, labels.shape).astype(np.float32)  # with ties
+    ours, drawn = resampled_map(scores, labels, seed=1, samples=20), np.random.default_rng(1)
+    for found in ours:
+        chosen = drawn.integers(60, size=60)
+        present = labels[chosen].any(0)
+        theirs = average_precision_score(labels[chosen][:, present], scores[chosen][:, present])
+        assert found == pytest.approx(100 * theirs, abs=1e-6)

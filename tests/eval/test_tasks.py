@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
@@ -59,7 +59,13 @@ def test_3_4_several_labels_are_judged_by_map(evaluator: Evaluator, tmp_path: Pa
         assert {"top1", "mAP", "macro_f1", "micro_f1"} <= set(result.metrics)
         assert result.metrics["mAP"] > prevalence + 25
         truth = data.test.labels(torch.arange(200))
-        right = truth.gather(1, result.predictions[:, None])[:, 0]
+        assert result.predictions.dtype == torch.float32
+        right = truth.gather(1, result.predictions.argmax(1, keepdim=True))[:, 0]
+        f1 = f1_score(truth, result.predictions > 0, average="micro", zero_division=0)
+        assert result.metrics["micro_f1"] == pytest.approx(100 * f1, abs=1e-6)
+        assert result.metrics["mAP"] == pytest.approx(
+            100 * average_precision_score(truth, result.predictions, average="macro"), abs=0.05
+        )
         assert result.metrics["top1"] == pytest.approx(100 * float(right.mean()))
 
 

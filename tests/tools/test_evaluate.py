@@ -15,9 +15,12 @@ from sklearn.metrics import confusion_matrix, recall_score
 from torch import Tensor, nn
 
 from eval import judge as judging
-from eval import record
-from eval.base import Context, Encoder, EvalData, Provenance, Result
+from eval import record, tables
+from eval.base import Context, Encoder, EvalData, Provenance, Result, full_name
+from eval.base import stem as file_stem
+from eval.compare import compare
 from eval.data import open_data
+from eval.finetune import FineTune
 from eval.judge import judge
 from eval.knn import KNN
 from eval.linear import Linear
@@ -65,7 +68,7 @@ def test_a_row_says_what_the_contract_says_and_predictions_give_its_accuracy(
     for row, stem in zip(rows, ("digits/knn-v1", "digits/linear-v1"), strict=True):
         expected = {
             "run", "method", "backbone", "encoder_sha256", "seed", "pretrain", "evaluator", "settings",
-            "dataset", "n_labels", "draw", "n_train", "n_test", "metrics", "chosen_on", "device",
+            "dataset", "n_labels", "draw", "n_train", "n_test", "metrics", "chosen_on", "device", "input",
         }  # fmt: skip
         assert expected <= set(row)
         assert (row["dataset"], row["n_test"], row["chosen_on"]) == ("digits", len(data.test), "val")
@@ -327,3 +330,39 @@ def test_x17_two_processes_give_the_same_bytes_as_one(tmp_path: Path, monkeypatc
     assert any(name.startswith("classifier/digits/finetune") for name in found[0])
     rows = [json.loads(line) for line in found[0]["eval/results.jsonl"].decode().splitlines()]
     assert sum(row["evaluator"] == "finetune/v1" for row in rows) == 3
+
+
+def test_variants_of_an_evaluator_stand_side_by_side(encoder: Encoder, data: EvalData, context: Context) -> None:
+    euclidean = KNN(metrics=("euclidean",))
+    for one in (KNN(), euclidean, KNN()):
+        judge(encoder, data, [one], context)
+    rows = list(record.read(encoder.out / "results.jsonl", encoder.out.parent))
+    assert [row.evaluator for row in rows] == ["knn/v1", 'knn/v1 metrics=["euclidean"]']
+    assert len({row.stem for row in rows}) == 2
+    for row in rows:
+        assert predictions(row) is not None
+        assert optimism(row)
+    (group,) = compare(rows)
+    assert tables.cells(group)[0][1:3] == ["kNN", 'kNN, metrics=["euclidean"]']
+    assert full_name(FineTune(strategy="top", loss="focal", epochs=4.0)) == "finetune/v1 loss=focal strategy=top"
+    long = FineTune(strategy="top", loss="focal", mixup=0.1, cutmix=0.1, erase=0.1, dropout=0.1, drop_path=0.1, ema=0.9,
+                    weight_decay=0.1, schedule="plateau", label_smoothing=0.0, warmup=0.0, patience=1)  # fmt: skip
+    assert len(Path(file_stem("digits", full_name(long), 100, 0)).name) < 160
+
+
+def test_random_weights_that_mostly_stay_are_no_training_from_scratch(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    (known,) = judge(encoder, data, [KNN()], context)
+
+    def made(method: str, strategy: str) -> dict[str, object]:
+        name = "finetune/v1" + f" strategy={strategy}" * (strategy == "head")
+        return {**known, "method": method, "evaluator": name, "spec": {"strategy": strategy}}
+
+    path = encoder.out / "rows.jsonl"
+    lines = [made(method, strategy) for method in ("random", "simclr") for strategy in ("all", "head")]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (group,) = compare(list(record.read(path)))
+    columns = {line.kind: [column.variant for column in line.rows] for line in group.lines}
+    assert columns["scratch"] == [[]]
+    assert columns["random"] == [["strategy=head"]]
