@@ -16,6 +16,7 @@ from ssl_cls.errors import UserError
 from ssl_cls.spec import spec
 
 _GRID = re.compile(r"avg([1-9])x\1")
+TIMM_S = "timm"  # a pooling: what timm's own head does before its classifier, norms and all
 
 
 @spec
@@ -82,7 +83,9 @@ class Backbone(nn.Module):
         else:
             model.to(memory_format=torch.channels_last)  # 1.5 times the speed of a convolution on a CPU
         self.model, self.pooling = model, pooling
-        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
+        by_token = getattr(model, "global_pool", "") == "token"  # those timm has not counted have one, the class token
+        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", by_token))
+        self._last_axis = getattr(model, "output_fmt", "NCHW") == "NHWC"  # where feature maps have their channels
 
     @property
     def is_vit(self) -> bool:
@@ -116,6 +119,8 @@ class Backbone(nn.Module):
     @property
     def dim(self) -> int:
         """Length of `features`."""
+        if self.pooling == TIMM_S:
+            return int(getattr(self.model, "head_hidden_size", self.width))
         match = _GRID.fullmatch(self.pooling)
         return self.width * (int(match.group(1)) ** 2 if match else 1)
 
@@ -159,7 +164,11 @@ class Backbone(nn.Module):
         return torch.cat([self.pool(x, pooling) for x in self.outputs(images, layers)], 1)
 
     def outputs(self, images: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-        """Feature maps or token sequences of these layers, from one forward pass."""
+        """Feature maps [B, C, h, w] or token sequences of these layers, from one forward pass.
+
+        Raises:
+            UserError: the architecture's last features are neither, or of another width than it says.
+        """
         model: Any = self.model
         native = not self.is_vit or self._is_native(images)
         found: dict[int, Tensor] = {}
@@ -171,25 +180,42 @@ class Backbone(nn.Module):
             if layer != -1
         ]
         try:
-            last = model.forward_features(images) if native else self.tokens(images)
+            last = self._channels_first(model.forward_features(images) if native else self.tokens(images))
         finally:
             for hook in hooks:
                 hook.remove()
-        earlier = {layer: model.norm(x) if x.ndim == 3 else x for layer, x in found.items()}
+        shape = last.shape if isinstance(last, Tensor) else ()
+        if len(shape) not in (3, 4) or shape[1 if len(shape) == 4 else 2] != self.width:
+            raise self._refused(f"last features are no maps or tokens of {self.width} channels, but {list(shape)}")
+        earlier = {layer: model.norm(x) if x.ndim == 3 else self._channels_first(x) for layer, x in found.items()}
         return [last if layer == -1 else earlier[layer] for layer in layers]
 
+    def _channels_first(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2) if self._last_axis and x.ndim == 4 else x
+
+    def _refused(self, why: str) -> UserError:
+        name = str(self.model.pretrained_cfg.get("architecture"))  # type: ignore[union-attr, operator]
+        return UserError(f"features of {name} cannot be taken: {why}", name, "use another architecture or pooling")
+
     def pool(self, x: Tensor, pooling: str | None = None) -> Tensor:
-        """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim]."""
+        """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim].
+
+        Raises:
+            UserError: there are no patches to pool, or they are no square.
+        """
         pooling = pooling or self.pooling
+        if pooling == TIMM_S:
+            native = x.permute(0, 2, 3, 1) if self._last_axis and x.ndim == 4 else x
+            return self.model.forward_head(native, pre_logits=True)  # type: ignore[operator, no-any-return]
         if x.ndim == 3:
             if pooling == "cls":
                 return x[:, 0]
             x = x[:, self.prefix_tokens :]
+            if not x.shape[1]:
+                raise self._refused("it gives a class token alone")
             if pooling == "avg":
                 return x.mean(1)
-            root = math.isqrt(x.shape[1])
-            grid = self.grid if math.prod(self.grid) == x.shape[1] else (root, root)
-            x = x.transpose(1, 2).reshape(len(x), -1, *grid)
+            x = x.transpose(1, 2).reshape(len(x), -1, *self._grid_of(x.shape[1]))
         elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
             # flattened, the gradient comes back in the other layout, in which the last block takes twenty times as long
             x.register_hook(_channels_last)  # type: ignore[no-untyped-call]
@@ -197,6 +223,15 @@ class Backbone(nn.Module):
         side = int(match.group(1)) if match else 1
         # cells of one pixel are their own means, and torch's gradient of them is a tenth of a small network's step
         return (x if x.shape[2:] == (side, side) else _means(x, side)).flatten(1)
+
+    def _grid_of(self, patches: int) -> tuple[int, int]:
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", (0, 0))
+        if math.prod(grid) == patches:
+            return grid
+        root = math.isqrt(patches)
+        if root**2 != patches:
+            raise self._refused(f"{patches} patches are no square")
+        return root, root
 
     def tokens(
         self,
@@ -294,6 +329,27 @@ def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
         ) from error
     model.model_args = args  # exported beside the weights, so that timm can rebuild the model
     backbone = Backbone(model, config.pooling)
-    if config.pooling == "cls" and not getattr(model, "num_prefix_tokens", 0):
+    if config.pooling == "cls" and not backbone.prefix_tokens:
         raise UserError(f"{config.name} has no class token", "backbone.pooling", "use avg or avg2x2")
     return backbone
+
+
+@torch.inference_mode()
+def own_pooling(model: nn.Module, channels: int, size: int) -> str:
+    """How timm's own head pools: "cls" or "avg" where it does just that, else "timm". `model` is put into eval mode.
+
+    Raises:
+        UserError: an architecture whose features cannot be taken.
+    """
+    backbone = Backbone(model.eval(), TIMM_S)
+    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    (last,) = backbone.outputs(images, (-1,))
+    own = backbone.pool(last)
+    plain = ["cls"] * (last.ndim == 3 and backbone.prefix_tokens > 0) + ["avg"] * (
+        last.ndim == 4 or last.shape[1] > backbone.prefix_tokens
+    )
+    for name in plain:
+        ours = backbone.pool(last, name)
+        if ours.shape == own.shape and torch.allclose(ours, own, rtol=1e-4, atol=1e-5):
+            return name
+    return TIMM_S

@@ -182,3 +182,15 @@ def test_attention_is_what_the_blocks_compute_themselves() -> None:
     rollout = heatmaps(make(CONFIGS["vit-avg"]).model, images, torch.zeros(2).long())
     assert rollout.shape == (2, 12, 12)
     assert not torch.allclose(rollout[0], rollout[1])
+
+
+def test_maps_with_channels_last_are_explained_and_attention_of_another_kind_is_refused() -> None:
+    swin = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}
+    beit = {"embed_dim": 24, "depth": 1, "num_heads": 2}
+    images, classes = torch.rand(2, 3, 64, 64), torch.tensor([0, 1])
+    drawn = Classifier(build(BackboneConfig("swin_tiny_patch4_window7_224", "avg", swin), 3, 64), 3, images[:1])
+    with torch.no_grad():
+        assert heatmaps(drawn, images, classes).shape == (2, 64, 64)
+    other = Classifier(build(BackboneConfig("beit_base_patch16_224", "avg", beit), 3, 64), 3, images[:1])
+    with pytest.raises(UserError, match="of a kind that is not drawn"):
+        heatmaps(other, images, classes)
