@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import re
 from typing import Any
 
 import timm
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_cls.errors import UserError
+from ssl_cls.pooling import GRID, TIMM_S, means
+from ssl_cls.positions import sincos_positions
 from ssl_cls.spec import spec
-
-_GRID = re.compile(r"avg([1-9])x\1")
-TIMM_S = "timm"  # a pooling: what timm's own head does before its classifier, norms and all
 
 
 @spec
@@ -26,7 +24,7 @@ class BackboneConfig:
     args: dict[str, Any] | None = None  # timm's model_args: patch_size, embed_dim, depth, drop_path_rate, ...
 
     def __post_init__(self) -> None:
-        if self.pooling not in ("avg", "cls") and not _GRID.fullmatch(self.pooling):
+        if self.pooling not in ("avg", "cls") and not GRID.fullmatch(self.pooling):
             raise ValueError(f"pooling must be avg, avg2x2 (avg3x3, ...) or cls, not {self.pooling!r}")
 
     @property
@@ -35,42 +33,8 @@ class BackboneConfig:
         return self.name + "".join(f" {key}={value}" for key, value in sorted((self.args or {}).items()))
 
 
-def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """[rows * columns, dim]: sines and cosines of the row, then of the column (MAE; Vaswani et al. 2017, 3.5)."""
-    if dim % 4:
-        raise UserError(
-            f"sine-cosine positions need a width that 4 divides, not {dim}",
-            "backbone.args.embed_dim or method.decoder_dim",
-            f"use {dim + 4 - dim % 4}",
-        )
-    rates = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    angles = [axis.flatten()[:, None] * rates for axis in (rows, columns)]
-    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
-
-
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _means(x: Tensor, side: int) -> Tensor:
-    """[B, C, h, w] -> [B, C, side, side]: adaptive average pooling.
-
-    torch's has no deterministic gradient on CUDA: there, where that is asked for, two products with averaging matrices.
-    """
-    if not (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
-        return F.adaptive_avg_pool2d(x, side)
-    rows, columns = (averaging(length, side).to(x) for length in x.shape[2:])
-    return rows @ x @ columns.mT
-
-
-def averaging(length: int, side: int) -> Tensor:
-    """[side, length]: row i is the mean of places floor(i length / side) to ceil((i + 1) length / side)."""
-    matrix = torch.zeros(side, length)
-    for i in range(side):
-        start, end = i * length // side, -(-(i + 1) * length // side)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix
 
 
 class Backbone(nn.Module):
@@ -121,7 +85,7 @@ class Backbone(nn.Module):
         """Length of `features`."""
         if self.pooling == TIMM_S:
             return int(getattr(self.model, "head_hidden_size", self.width))
-        match = _GRID.fullmatch(self.pooling)
+        match = GRID.fullmatch(self.pooling)
         return self.width * (int(match.group(1)) ** 2 if match else 1)
 
     def fix_positions(self) -> None:
@@ -219,10 +183,10 @@ class Backbone(nn.Module):
         elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
             # flattened, the gradient comes back in the other layout, in which the last block takes twenty times as long
             x.register_hook(_channels_last)  # type: ignore[no-untyped-call]
-        match = _GRID.fullmatch(pooling)
+        match = GRID.fullmatch(pooling)
         side = int(match.group(1)) if match else 1
         # cells of one pixel are their own means, and torch's gradient of them is a tenth of a small network's step
-        return (x if x.shape[2:] == (side, side) else _means(x, side)).flatten(1)
+        return (x if x.shape[2:] == (side, side) else means(x, side)).flatten(1)
 
     def _grid_of(self, patches: int) -> tuple[int, int]:
         grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", (0, 0))
@@ -332,24 +296,3 @@ def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
     if config.pooling == "cls" and not backbone.prefix_tokens:
         raise UserError(f"{config.name} has no class token", "backbone.pooling", "use avg or avg2x2")
     return backbone
-
-
-@torch.inference_mode()
-def own_pooling(model: nn.Module, channels: int, size: int) -> str:
-    """How timm's own head pools: "cls" or "avg" where it does just that, else "timm". `model` is put into eval mode.
-
-    Raises:
-        UserError: an architecture whose features cannot be taken.
-    """
-    backbone = Backbone(model.eval(), TIMM_S)
-    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    (last,) = backbone.outputs(images, (-1,))
-    own = backbone.pool(last)
-    plain = ["cls"] * (last.ndim == 3 and backbone.prefix_tokens > 0) + ["avg"] * (
-        last.ndim == 4 or last.shape[1] > backbone.prefix_tokens
-    )
-    for name in plain:
-        ours = backbone.pool(last, name)
-        if ours.shape == own.shape and torch.allclose(ours, own, rtol=1e-4, atol=1e-5):
-            return name
-    return TIMM_S

@@ -12,6 +12,7 @@ from eval.classifier import Classifier, Trained
 from eval.explain import heatmaps
 from eval.inference import logits, trained
 from ssl_cls import export
+from ssl_cls.augment.augment import Framing
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.errors import UserError
@@ -38,7 +39,7 @@ def make(config: BackboneConfig, channels: int = 1) -> Trained:
         for _ in range(3):
             network(torch.randn(8, channels, size, size))
     model = Classifier(network, 3, torch.zeros(1, channels, size, size)).eval()
-    return Trained(model, NAMES, size, channels, (0.3,) * channels, (0.2,) * channels, 0.875, "softmax")
+    return Trained(model, NAMES, size, channels, (0.3,) * channels, (0.2,) * channels, Framing(), "softmax")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -75,7 +76,7 @@ def test_a_model_that_timm_made_by_itself_becomes_a_plain_classifier(name: str, 
     torch.manual_seed(0)
     network = Backbone(timm.create_model(name, num_classes=0), "cls" if name == "test_vit" else "avg").eval()
     model = Classifier(network, 3, torch.zeros(1, 3, 160, 160)).eval()
-    made = Trained(model, NAMES, 160, 3, (0.3,) * 3, (0.2,) * 3, 0.875, "softmax")
+    made = Trained(model, NAMES, 160, 3, (0.3,) * 3, (0.2,) * 3, Framing(), "softmax")
     assert classifier.save(made, tmp_path / "c", {})
     theirs = timm.create_model(f"local-dir:{tmp_path / 'c'}", pretrained=True).eval()
     images = torch.randn(2, 3, 160, 160)
@@ -133,7 +134,7 @@ def test_five_crops_are_averaged_with_the_centre_among_them() -> None:
         each.append(logits(made.model, encoder, moved, torch.device("cpu")))
     torch.testing.assert_close(five, torch.stack(each).mean(0))
     data = EvalData("x", source, source, source, 3)
-    assert trained(made.model, encoder, data, None).crop == 1.0  # array images are shown whole
+    assert trained(made.model, encoder, data, None).framing.crop == 1.0  # array images are shown whole
 
 
 def test_grad_cam_finds_the_only_pixels_that_matter() -> None:

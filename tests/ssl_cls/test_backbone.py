@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_cls.backbone import Backbone, BackboneConfig, averaging, build, own_pooling
+from eval.encoders import own_pooling
+from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.errors import UserError
+from ssl_cls.pooling import averaging
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (7, 7), (5, 9), (2, 3)])
@@ -50,31 +52,11 @@ TINY: dict[str, dict[str, Any]] = {
     "vit_base_patch16_siglip_224": {"embed_dim": 24, "depth": 1, "num_heads": 2},  # pooled by attention, no token
 }
 FAMILIES = [
-    "resnet18",
-    "resnext50_32x4d",
-    "seresnet18",
-    "convnext_atto",
-    "efficientnet_b0",
-    "mobilenetv3_small_050",
-    "regnetx_002",
-    "densenet121",
-    "vit_tiny_patch16_224",
-    "deit3_small_patch16_224",
-    "beit_base_patch16_224",
-    "eva02_tiny_patch14_224",
-    "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
-    "maxvit_rmlp_pico_rw_256",
-    "coatnet_pico_rw_224",
-    "mambaout_femto",
-    "xcit_nano_12_p16_224",
-    "pvt_v2_b0",
-    "cait_xxs24_224",
-    "mixer_s32_224",
-    "vit_small_patch14_reg4_dinov2",
-    "vit_base_patch16_siglip_224",
-    "volo_d1_224",
-    "coat_lite_tiny",
+    *("resnet18", "resnext50_32x4d", "seresnet18", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_050"),
+    *("regnetx_002", "densenet121", "vit_tiny_patch16_224", "deit3_small_patch16_224", "beit_base_patch16_224"),
+    *("eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "maxvit_rmlp_pico_rw_256"),
+    *("coatnet_pico_rw_224", "mambaout_femto", "xcit_nano_12_p16_224", "pvt_v2_b0", "cait_xxs24_224", "mixer_s32_224"),
+    *("vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "volo_d1_224", "coat_lite_tiny"),
 ]
 
 
