@@ -166,7 +166,7 @@ def _elsewhere(
     return replace(_encoder(network, size, cfg["mean"], cfg["std"], come_from, out), framing=framing)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # weights made in inference mode could not be trained
 def own_pooling(model: nn.Module, channels: int, size: int) -> str:
     """How timm's own head pools: "cls" or "avg" where it does just that, else "timm". `model` is put into eval mode.
 
