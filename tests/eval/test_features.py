@@ -65,9 +65,23 @@ def test_x14_e9_the_network_is_left_as_it_was(context: Context) -> None:
     assert all(module.training for module in network.modules())
 
 
-def test_e11_features_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+VIT = {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2, "drop_path_rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BackboneConfig("resnet_small", pooling="avg2x2", args={"channels": (4, 8)}),
+        BackboneConfig("vit_tiny_patch16_224", pooling="cls", args=VIT),
+        BackboneConfig("vit_tiny_patch16_224", pooling="avg2x2", args=VIT),
+    ],
+    ids=["resnet", "vit-cls", "vit-avg2x2"],
+)
+def test_e11_features_do_not_depend_on_the_batch(
+    config: BackboneConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    network = build(BackboneConfig("resnet_small", pooling="avg2x2", args={"channels": (4, 8)}), 1, 28)
+    network = build(config, 1, 28)
     found = []
     for size in (250, 7):
         monkeypatch.setattr(features, "_BATCH", size)
