@@ -195,3 +195,16 @@ def test_maps_with_channels_last_are_explained_and_attention_of_another_kind_is_
     other = Classifier(build(BackboneConfig("beit_base_patch16_224", "avg", beit), 3, 64), 3, images[:1])
     with pytest.raises(UserError, match="of a kind that is not drawn"):
         heatmaps(other, images, classes)
+
+
+def test_a_head_on_timm_s_own_pooling_is_a_plain_timm_folder_and_comes_back(tmp_path: Path) -> None:
+    config = CONFIGS["convnext"]
+    made = make(config, 3)
+    network = Backbone(made.model.network.model, "timm")  # type: ignore[arg-type]
+    model = Classifier(network, 3, torch.zeros(1, 3, 32, 32)).eval()
+    assert classifier.save(replace(made, model=model), tmp_path / "c", {"run": "x"})
+    images = torch.randn(2, 3, 32, 32)
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'c'}", pretrained=True).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(classifier.load(tmp_path / "c").model(images), model(images))
+        torch.testing.assert_close(theirs(images), model(images), rtol=1e-4, atol=1e-5)
