@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from eval.classifier import Trained
+from ssl_cls.augment.augment import AS_USUAL, Framing
 from ssl_cls.data.source import Source, all_labels
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Provenance:
     images_seen: int = 0
     view_forwards: int = 0  # backbone passes of one view each: equal images are not equal compute
     seconds: float | None = None  # the clock's, so not part of a row
+    input: dict[str, Any] | None = None  # of weights from elsewhere: how images are shown, whose word that is
     health: dict[str, str] | None = None  # state, reason and advice of the run's last verdict (ssl_cls/health.py)
 
 
@@ -57,6 +59,7 @@ class Encoder:
     sha256: str  # of the weights; of the name for pixels
     provenance: Provenance
     out: Path  # eval/ folder of the run: rows, predictions and timings go here
+    framing: Framing = AS_USUAL
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,7 @@ def _marked(evaluator: Evaluator, mark: str) -> set[str]:
 def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> dict[str, Any]:
     """The line of results.jsonl: a function of weights, data, settings and seed, never of the clock."""
     come_from = asdict(encoder.provenance)
+    given = {} if come_from["input"] is None else {"input": come_from["input"]}
     return {
         "run": come_from["run"],
         "method": come_from["method"],
@@ -192,6 +196,7 @@ def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> d
         "encoder_sha256": encoder.sha256,
         "seed": come_from["seed"],
         "pretrain": {key: come_from[key] for key in ("dataset", "images_seen", "view_forwards")},
+        **given,
         "evaluator": result.evaluator,
         "settings": result.settings,
         "dataset": data.name,

@@ -13,8 +13,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ssl_cls import export
+from ssl_cls.augment.augment import Framing
 from ssl_cls.backbone import Backbone
 from ssl_cls.errors import UserError
+from ssl_cls.pooling import TIMM_S
 
 
 class Classifier(nn.Module):
@@ -83,7 +85,7 @@ class Trained:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    crop: float  # side of the central square that it is shown, of an image's shorter side
+    framing: Framing
     probabilities: Literal["softmax", "sigmoid"] | None  # what makes them of logits; None: logits are scores
     several: bool = False  # an image may have any number of the labels
     window: tuple[float, float] | None = None  # which values of deep pixels are 0 and 255
@@ -100,7 +102,7 @@ def save(trained: Trained, folder: Path, provenance: dict[str, Any]) -> bool:
     """
     network = trained.model.network
     assert isinstance(network, Backbone)
-    config = export.describe(network, trained.input_size, trained.mean, trained.std, trained.crop)
+    config = export.describe(network, trained.input_size, trained.mean, trained.std, trained.framing)
     config["label_names"] = trained.class_names
     config["ssl_cls"] |= {"probabilities": trained.probabilities, "several": trained.several, "window": trained.window}
     plain = _plain(trained.model, network, trained.input_size)
@@ -116,7 +118,7 @@ def save(trained: Trained, folder: Path, provenance: dict[str, Any]) -> bool:
 
 def _own_pooling(network: Backbone) -> dict[str, Any]:
     """timm's arguments for what `network` does: the pooled tokens are normed before they are pooled."""
-    if not network.is_vit:
+    if not network.is_vit or network.pooling == TIMM_S:
         return {}
     return {"global_pool": "token" if network.pooling == "cls" else "avg", "fc_norm": False}
 
@@ -167,7 +169,7 @@ def load(folder: Path) -> Trained:
             channels,
             tuple(cfg["mean"]),
             tuple(cfg["std"]),
-            cfg["crop_pct"],
+            Framing.of(cfg),
             own["probabilities"],
             own.get("several", False),
             tuple(own["window"]) if own.get("window") else None,

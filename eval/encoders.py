@@ -11,22 +11,29 @@ PATH             a folder with config.json and model.safetensors, or that model.
 
 import difflib
 import json
+import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from eval import layouts
 from eval.base import Encoder, EvalData, Provenance
 from ssl_cls import config, export
+from ssl_cls.augment.augment import Framing
 from ssl_cls.augment.view import expand
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.config import Recipe
 from ssl_cls.data import catalog
 from ssl_cls.errors import UserError
+from ssl_cls.pooling import TIMM_S
+
+log = logging.getLogger(__name__)
 
 _FORMS = "give a run directory, pixels, random:BACKBONE, timm:NAME, weights:FILE@ARCHITECTURE or a model.safetensors"
 
@@ -112,7 +119,8 @@ def _pretrained(name: str, seed: int) -> Encoder:
             f"timm:{name}",
             "check the network, or copy the weights here and give weights:FILE@ARCHITECTURE",
         ) from error
-    return _timm_s(model, Provenance(f"timm-{_slug(name)}", "timm", name, seed))
+    cfg: dict[str, Any] = model.pretrained_cfg
+    return _elsewhere(model, cfg, Framing.of(cfg), Provenance(f"timm-{_slug(name)}", "timm", name, seed), {})
 
 
 def _foreign(name: str, seed: int) -> Encoder:
@@ -126,10 +134,17 @@ def _foreign(name: str, seed: int) -> Encoder:
         )
     _check_name(architecture, f"weights:{name}")
     model = timm.create_model(architecture, pretrained=False, num_classes=0)
-    layouts.load_into(model, Path(file), architecture)
-    return _timm_s(
-        model, Provenance(f"weights-{_slug(str(Path(file).with_suffix('')))}", "weights", architecture, seed)
-    )
+    loaded = layouts.load_into(model, Path(file), architecture)
+    cfg: dict[str, Any] = dict(model.pretrained_cfg)
+    if loaded.imagenet:  # not of the weights that timm itself has for this architecture
+        cfg |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    whose = {"layout": loaded.layout, "statistics": "ImageNet's" if loaded.imagenet else "timm's"}
+    if loaded.positions:
+        whose["positions"] = loaded.positions
+        log.warning("%s: position embeddings %s", file, loaded.positions)
+    log.info("%s: read as %s, shown images with %s statistics", file, loaded.layout, whose["statistics"])
+    run = f"weights-{_slug(str(Path(file).with_suffix('')))}"
+    return _elsewhere(model, cfg, Framing(), Provenance(run, "weights", architecture, seed), whose)
 
 
 def _check_name(name: str, where: str) -> None:
@@ -139,12 +154,37 @@ def _check_name(name: str, where: str) -> None:
         raise UserError(f"timm has no model named {name!r}", where, fix)
 
 
-def _timm_s(model: nn.Module, come_from: Provenance) -> Encoder:
-    """An encoder that is fed and pooled as timm's own configuration says."""
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    network = Backbone(model, "cls" if getattr(model, "global_pool", "") == "token" else "avg")
+def _elsewhere(
+    model: nn.Module, cfg: dict[str, Any], framing: Framing, come_from: Provenance, whose: dict[str, str]
+) -> Encoder:
+    """An encoder pooled as timm's own head pools, and fed as `cfg` and `framing` say, which its rows repeat."""
+    channels, size, _ = cfg["input_size"]
+    network = Backbone(model, own_pooling(model, channels, size))
+    shown = {"size": size, "mean": list(cfg["mean"]), "std": list(cfg["std"]), **framing.to_timm()}
+    come_from = replace(come_from, input={**shown, "pooling": network.pooling, **whose})
     out = Path("runs") / come_from.run / "eval"
-    return _encoder(network, cfg["input_size"][1], cfg["mean"], cfg["std"], come_from, out)
+    return replace(_encoder(network, size, cfg["mean"], cfg["std"], come_from, out), framing=framing)
+
+
+@torch.no_grad()  # weights made in inference mode could not be trained
+def own_pooling(model: nn.Module, channels: int, size: int) -> str:
+    """How timm's own head pools: "cls" or "avg" where it does just that, else "timm". `model` is put into eval mode.
+
+    Raises:
+        UserError: an architecture whose features cannot be taken.
+    """
+    backbone = Backbone(model.eval(), TIMM_S)
+    images = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    (last,) = backbone.outputs(images, (-1,))
+    own = backbone.pool(last)
+    plain = ["cls"] * (last.ndim == 3 and backbone.prefix_tokens > 0) + ["avg"] * (
+        last.ndim == 4 or last.shape[1] > backbone.prefix_tokens
+    )
+    for name in plain:
+        ours = backbone.pool(last, name)
+        if ours.shape == own.shape and torch.allclose(ours, own, rtol=1e-4, atol=1e-5):
+            return name
+    return TIMM_S
 
 
 def _run(path: Path, data: EvalData) -> Encoder:
@@ -170,7 +210,7 @@ def _run(path: Path, data: EvalData) -> Encoder:
             str(path),
             "move it away and pretrain anew; a test split of the data's own is not moved",
         )
-    return _exported(path / "encoder", come_from, path / "eval")
+    return _exported(*export.load_encoder(path / "encoder"), come_from, path / "eval")
 
 
 def _weights(path: Path, seed: int) -> Encoder:
@@ -184,16 +224,15 @@ def _weights(path: Path, seed: int) -> Encoder:
             f"add it, as timm calls it: weights:{path}@ARCHITECTURE; or put timm's config.json beside it",
         )
     run = _slug(str(folder))
-    saved = json.loads((folder / "config.json").read_text())
-    return _exported(
-        folder,
-        Provenance(run, "weights", str(saved.get("architecture", "")), seed),
-        Path("runs") / run / "eval",
-    )
-
-
-def _exported(folder: Path, come_from: Provenance, out: Path) -> Encoder:
     network, saved = export.load_encoder(folder)
+    come_from = Provenance(run, "weights", saved["architecture"], seed)
+    if "ssl_cls" in saved:
+        return _exported(network, saved, come_from, Path("runs") / run / "eval")
+    cfg = saved["pretrained_cfg"]
+    return _elsewhere(network.model, cfg, Framing.of(cfg), come_from, {})
+
+
+def _exported(network: Backbone, saved: dict[str, Any], come_from: Provenance, out: Path) -> Encoder:
     cfg = saved["pretrained_cfg"]
     return _encoder(network, cfg["input_size"][1], cfg["mean"], cfg["std"], come_from, out)
 

@@ -30,12 +30,20 @@ def _grad_cam(model: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     """[B, h, w]: the last feature map's channels weighted by the class's mean gradient, what speaks for it
     (Selvaraju et al. 2017, equations 1 and 2)."""
     network: Any = model.network
+    last = network.outputs(images, (-1,))[0].detach()
+    if last.ndim != 4:
+        raise _not_drawn(network)
     with torch.enable_grad():
-        maps = network.model.forward_features(images).detach().requires_grad_()
+        maps = last.requires_grad_()
         chosen = model.classify(network.pool(maps)).gather(1, classes[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, maps)
     cam: Tensor = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).relu()
     return cam.detach()
+
+
+def _not_drawn(network: Any) -> UserError:
+    name = network.model.pretrained_cfg["architecture"]
+    return UserError(f"the attention of {name} is of a kind that is not drawn", name, "explain a plain ViT or a ResNet")
 
 
 @torch.no_grad()
@@ -43,10 +51,7 @@ def _attention(network: Any, images: Tensor) -> Tensor:
     """[B, h, w], from every patch."""
     blocks = list(network.model.blocks)
     if any(type(block.attn) is not Attention for block in blocks):
-        name = network.model.pretrained_cfg["architecture"]
-        raise UserError(
-            f"the attention of {name} is of a kind that is not drawn", name, "explain a plain ViT or a ResNet"
-        )
+        raise _not_drawn(network)
     kept: list[Tensor] = []
     hooks = [
         block.attn.register_forward_pre_hook(lambda attn, x: kept.append(_weights(attn, x[0]))) for block in blocks

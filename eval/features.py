@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from eval.base import Context, Encoder
 from eval.channels import seen_with
 from ssl_cls.augment.apply import normalise
-from ssl_cls.augment.augment import centre_boxes, whole
+from ssl_cls.augment.augment import AS_USUAL, Framing, whole
 from ssl_cls.data.source import Source
 from ssl_cls.errors import UserError
 
@@ -25,7 +25,7 @@ class Cut(NamedTuple):
     """Where in a network features are taken, and how they are pooled."""
 
     layer: int = -1  # -1: the last, down to -num_layers
-    pooling: str | None = None  # avg, avg2x2, cls; None: the encoder's own
+    pooling: str | None = None  # avg, avg2x2, cls, timm; None: the encoder's own
 
 
 OWN = (Cut(),)
@@ -82,22 +82,22 @@ def batches(
 ) -> Iterator[Tensor]:
     """The images as evaluation shows them, in order: float32 [B, C, s, s], normalised, on `device`.
 
-    Arrays are resized whole; files are cut to the central square of 7/8 of the shorter side, decoded by
-    threads. Only batches first..last-1, where these are given.
+    Arrays are resized whole; files are cut as the encoder's framing says, decoded by threads.
+    Only batches first..last-1, where these are given.
     """
     source = seen_with(source, encoder.channels)
     parts = torch.split(torch.arange(len(source)), _BATCH)[first:last]
     layout = torch.contiguous_format if getattr(encoder.network, "is_vit", True) else torch.channels_last
-    for pixels in _decoded(source, parts, encoder.input_size):
+    for pixels in _decoded(source, parts, encoder.input_size, encoder.framing):
         images = pixels.to(device)
         if source.size is None:
             images = normalise(images.float().div_(255), encoder.mean, encoder.std)
         else:
-            images = whole(images, encoder.input_size, encoder.mean, encoder.std)
+            images = whole(images, encoder.input_size, encoder.mean, encoder.std, encoder.framing.interpolation)
         yield images.contiguous(memory_format=layout)
 
 
-def _decoded(source: Source, parts: tuple[Tensor, ...], size: int) -> Iterator[Tensor]:
+def _decoded(source: Source, parts: tuple[Tensor, ...], size: int, framing: Framing) -> Iterator[Tensor]:
     if source.size is not None:
         yield from map(source.pixels, parts)
         return
@@ -106,7 +106,7 @@ def _decoded(source: Source, parts: tuple[Tensor, ...], size: int) -> Iterator[T
     with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
 
         def cut(one: Tensor) -> Tensor:
-            return source.crops(one, [centre_boxes(source.sizes(one))], [size], "bilinear")[0]
+            return source.crops(one, [framing.boxes(source.sizes(one))], [size], framing.interpolation)[0]
 
         for part in parts:
             pixels = torch.cat(list(pool.map(cut, torch.split(part, 16))))
@@ -125,7 +125,7 @@ def _key(encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ..
     parts = (
         encoder.sha256, encoder.provenance.backbone, getattr(encoder.network, "pooling", ""),
         source.fingerprint, len(source), encoder.input_size, encoder.channels, encoder.mean, encoder.std,
-        context.device.type, *(cuts if cuts != OWN else ()),
+        context.device.type, *(cuts if cuts != OWN else ()), *(encoder.framing if encoder.framing != AS_USUAL else ()),
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from eval.answers import Mistake
 from eval.reconstruction import reconstruct
 from ssl_cls import config
-from ssl_cls.augment.augment import Augment, centre_boxes
+from ssl_cls.augment.apply import normalise
+from ssl_cls.augment.augment import AS_USUAL, Augment, centre_boxes
 from ssl_cls.data import catalog
 from ssl_cls.data.batch import Batch
 from ssl_cls.data.source import Source
@@ -63,6 +64,8 @@ def views(title: str, run: Path) -> Picture:
 def reconstructions(title: str, run: Path) -> Picture | None:
     """Training images, what MAE left of them, and what it made of that; None for another method.
 
+    Arrays are augmented as for training; files are cut as for evaluation, which leaves more to recognise.
+
     Raises:
         UserError: the run's checkpoint is not its recipe's.
     """
@@ -72,14 +75,18 @@ def reconstructions(title: str, run: Path) -> Picture | None:
     source = catalog.open(recipe.data, "train")
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
     index, key = torch.arange(min(_NUM_VIEWED, len(source))), DrawKey(recipe.seed, 0)
-    if source.size is None:
-        return None  # its views are cut out of files, which tools/views.py draws
-    drawn = Augment(recipe.views or (), source.mean, source.std).from_pixels(source.pixels(index), index, key)
+    augment = Augment(recipe.views or (), source.mean, source.std)
+    if source.size is not None:
+        drawn = augment.from_pixels(source.pixels(index), index, key)
+    else:
+        boxes, filter_ = AS_USUAL.boxes(source.sizes(index)), AS_USUAL.interpolation
+        squares = source.crops(index, [boxes], augment.sizes[:1], filter_)[0].float().div_(255)
+        drawn = {"global": [normalise(squares, source.mean, source.std)], "local": []}
     found = reconstruct(recipe, source, Batch(drawn, index, key, None), run)
     if found.answer is None:
         return None
     batches = (drawn["global"][0], found.visible, found.answer)
-    names = ("view", "visible patches", "reconstruction")
+    names = ("view" if source.size is not None else "square", "visible patches", "reconstruction")
     strips = [
         [Thumbnail(uri(image), f"{name} of image {number}") for number, image in enumerate(_uint8(batch, source))]
         for name, batch in zip(names, batches, strict=True)

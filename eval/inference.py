@@ -11,7 +11,7 @@ from eval.channels import seen_with
 from eval.classifier import Classifier, Trained
 from eval.features import batches
 from ssl_cls.augment.apply import normalise, resample
-from ssl_cls.augment.augment import EVALUATION_CROP, centre_boxes
+from ssl_cls.augment.augment import Framing
 from ssl_cls.augment.draw import Geometry
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
@@ -40,25 +40,25 @@ def _five(encoder: Encoder, source: Source, device: torch.device) -> Iterator[Te
     Of files the squares that evaluation crops in the centre; array images, which it shows whole, are shifted by 1/28 of
     their side, as training shifts them.
     """
-    source, size = seen_with(source, encoder.channels), encoder.input_size
+    source, size, filter_ = seen_with(source, encoder.channels), encoder.input_size, encoder.framing.interpolation
     known = len(source.bad)
     layout = torch.contiguous_format if getattr(encoder.network, "is_vit", True) else torch.channels_last
     for part in torch.split(torch.arange(len(source)), _BATCH):
         if source.size is None:
-            boxes = _corner_boxes(source.sizes(part))
-            crops = torch.cat(source.crops(part, boxes, [size] * 5, "bilinear")).to(device).float().div_(255)
+            boxes = _corner_boxes(source.sizes(part), encoder.framing)
+            crops = torch.cat(source.crops(part, boxes, [size] * 5, filter_)).to(device).float().div_(255)
             if new := source.bad[known:]:
                 what = "evaluation needs every image, and cannot decode:\n  " + "\n  ".join(new)
                 raise UserError(what, source.name, "replace or remove them")
         else:
             pixels = source.pixels(part).to(device)
-            crops = torch.cat([resample(pixels, shift, size, "bilinear") for shift in _shifts(len(part), source.size)])
+            crops = torch.cat([resample(pixels, shift, size, filter_) for shift in _shifts(len(part), source.size)])
         yield normalise(crops, encoder.mean, encoder.std).contiguous(memory_format=layout)
 
 
-def _corner_boxes(sizes: Tensor) -> list[Tensor]:
+def _corner_boxes(sizes: Tensor, framing: Framing) -> list[Tensor]:
     """int64 [B, 2] -> five of float32 [B, 4]: top, left, height, width."""
-    centre = centre_boxes(sizes)
+    centre = framing.boxes(sizes)
     room = sizes - centre[:, 2:]
     return [
         centre if (dy, dx) == (0, 0) else torch.cat((room * torch.tensor((dy > 0, dx > 0)), centre[:, 2:]), 1)
@@ -79,9 +79,9 @@ def trained(
 ) -> Trained:
     """`model` with what it takes to use it on images like those of `data`."""
     names = data.train.class_names or [str(number) for number in range(data.num_classes)]
-    crop = EVALUATION_CROP if data.train.size is None else 1.0
+    framing = encoder.framing if data.train.size is None else encoder.framing._replace(crop=1.0)
     return Trained(
-        *(model, names, encoder.input_size, encoder.channels, encoder.mean, encoder.std, crop, probabilities),
+        *(model, names, encoder.input_size, encoder.channels, encoder.mean, encoder.std, framing, probabilities),
         several=all_labels(data.test).ndim == 2,
         window=data.window,
     )

@@ -46,6 +46,7 @@ def judge(
             "dataset": data.name,
             **own,
             "seed": encoder.provenance.seed,
+            "input": encoder.provenance.input,
         }
         known = [old for old in kept if all(old.get(key) == value for key, value in identity.items())]
         if known and not again:

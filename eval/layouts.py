@@ -5,6 +5,7 @@ Nothing is guessed: a file that has the encoder under no known name, or not the 
 """
 
 import argparse
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ssl_cls.errors import UserError
@@ -24,6 +26,13 @@ class Layout(NamedTuple):
     name: str
     where: str  # regular expression of what comes before the encoder's own names; "/" enters a dictionary of the file
     renames: tuple[tuple[str, str], ...] = ()  # regular expressions, applied in turn
+    timm_s: bool = False  # timm writes this, too: beside a classifier the weights are its own
+
+
+class Loaded(NamedTuple):
+    layout: str
+    imagenet: bool  # ImageNet's mean and standard deviation are what it was trained with; else as timm configures it
+    positions: str  # what was done to position embeddings of another grid, "" where nothing
 
 
 # nn.Sequential(*resnet.children()): lightly's examples and ports of BYOL number torchvision's modules
@@ -64,17 +73,23 @@ LAYOUTS = (
     Layout("DINO or DINOv2, student", r"student/(?:module\.)?backbone\.", _DINOV2),
     Layout("lightly or solo-learn", r"(?:state_dict/)?(?:model\.)?(?:student_)?backbone\.", _NUMBERED),
     Layout("solo-learn before 2022", r"state_dict/encoder\."),
-    Layout("MAE or timm", r"(?:model|model_state_dict|state_dict)/(?:module\.)?", _DINOV2),
+    Layout("MAE", r"model/(?:module\.)?", _DINOV2),
+    Layout("timm", r"(?:model_state_dict|state_dict)/(?:module\.)?", _DINOV2, timm_s=True),
     Layout("torchvision's vision transformer", r"(?=(?:class_token|conv_proj\.|encoder\.|heads\.))", _TORCHVISION_VIT),
-    Layout("timm, torchvision, DINO or DINOv2", "", _DINOV2),
+    Layout("timm, torchvision, DINO or DINOv2", "", _DINOV2, timm_s=True),
 )
 
 # Beside the encoder's own: classifiers and projectors on top of it, MAE's decoder, tokens that stand in for masked ones
 _METHOD_S = re.compile(r"(?:fc|head|heads|classifier|projector|pre_logits|decoder_\w+)(?:\.|$)|mask_token$")
 
 
-def load_into(model: nn.Module, path: Path, architecture: str) -> str:
-    """Fill all of `model`, a timm model without a classifier, from a weights file; returns the layout's name.
+_CLASSIFIER = re.compile(r"(?:.*[./])?(?:fc|head|head\.fc|classifier)\.weight$")
+
+
+def load_into(model: nn.Module, path: Path, architecture: str) -> Loaded:
+    """Fill all of `model`, a timm model without a classifier, from a weights file.
+
+    Learned positions of another square grid are resampled, bicubic and antialiased, as timm does.
 
     Raises:
         UserError: the file cannot be read without running code, or holds other weights than the model's; what is
@@ -84,10 +99,7 @@ def load_into(model: nn.Module, path: Path, architecture: str) -> str:
     layout = next(one for one in LAYOUTS if any(re.match(one.where, name) for name in tensors))
     found = _encoder_part(tensors, layout)
     own: dict[str, Tensor] = model.state_dict()
-    if "reg_token" in found and "pos_embed" in own and found["pos_embed"].shape[1] == own["pos_embed"].shape[1] + 1:
-        # timm's models with registers have no position of the class token: it is in the token itself
-        found["cls_token"] = found["cls_token"] + found["pos_embed"][:, :1]
-        found["pos_embed"] = found["pos_embed"][:, 1:]
+    positions = _fit_positions(model, found, own) if "pos_embed" in found.keys() & own.keys() else ""
     counted = {name for name in own if name.endswith("num_batches_tracked")}  # torch < 0.4.1 did not save it
     faults = {
         "missing": sorted(own.keys() - found.keys() - counted),
@@ -106,7 +118,27 @@ def load_into(model: nn.Module, path: Path, architecture: str) -> str:
             "name the architecture they are of, as timm calls it: weights:PATH@ARCHITECTURE",
         )
     model.load_state_dict(found, strict=False)  # all names were compared above
-    return layout.name
+    own_statistics = layout.timm_s and any(_CLASSIFIER.match(name) for name in tensors)
+    return Loaded(layout.name, not own_statistics, positions)
+
+
+def _fit_positions(model: Any, found: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    """Changes `found`; what cannot be fitted stays as it is, and is refused by its shape."""
+    given, wanted = found["pos_embed"], own["pos_embed"]
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if grid is None or (given.ndim, wanted.ndim) != (3, 3) or given.shape[::2] != wanted.shape[::2]:
+        return ""
+    prefix = wanted.shape[1] - math.prod(grid)
+    has_registers, patches = {"reg_token", "cls_token"} <= found.keys(), given.shape[1] - 1
+    if has_registers and not prefix and patches > 0 and math.isqrt(patches) ** 2 == patches:
+        # timm's models with registers have no position of the class token: it is in the token itself
+        found["cls_token"] = found["cls_token"] + given[:, :1]
+        found["pos_embed"] = given = given[:, 1:]
+    side = math.isqrt(max(0, given.shape[1] - prefix))
+    if given.shape == wanted.shape or not side or side**2 != given.shape[1] - prefix:
+        return ""
+    found["pos_embed"] = resample_abs_pos_embed(given, list(grid), num_prefix_tokens=prefix)
+    return f"resampled from {side} x {side} to {grid[0]} x {grid[1]}"
 
 
 def _encoder_part(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:

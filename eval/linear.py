@@ -14,6 +14,7 @@ from eval.inference import trained
 from ssl_cls.backbone import Backbone, BackboneConfig
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
+from ssl_cls.pooling import TIMM_S
 from ssl_cls.spec import Positive, spec
 
 _LOOKING_BACK = 1e-3  # of the loss: so far heads are refitted that were not chosen
@@ -131,10 +132,12 @@ def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ..
     if not isinstance(network, Backbone):
         return OWN
     cuts = [
-        Cut(layer, None if pooling in ("own", network.pooling) else pooling)
+        Cut(layer, None if pooling in ("own", network.pooling) else pooling)  # heads may fit the last layer alone
         for layer in layers
         for pooling in poolings
-        if -network.num_layers <= layer <= -1 and (pooling != "cls" or network.prefix_tokens)
+        if -network.num_layers <= layer <= -1
+        and (pooling != "cls" or network.prefix_tokens)
+        and not (pooling == "own" and network.pooling == TIMM_S and layer != -1 and not network.is_vit)
     ]
     if not cuts:
         raise UserError(

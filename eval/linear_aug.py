@@ -1,6 +1,7 @@
 """The linear probe of published tables: augmented images, encoded anew in each epoch."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from eval.base import Context, Encoder, EvalData, Result
 from eval.channels import seen_with
 from eval.features import extract
+from eval.metrics import precision_at
 from eval.tasks import task_of
 from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View
@@ -37,32 +39,44 @@ class LinearAug:
         val, test = (extract(encoder, source, context).to(context.device) for source in (data.val, data.test))
         if context.rank:
             return []  # one job: all heads see the same features of each batch
-        probes = self.train(encoder, data, context)
         y_val, y_test = (all_labels(source).to(context.device) for source in (data.val, data.test))
+        seen: list[dict[str, Any]] = []
+
+        def look(epoch: int, probes: list[nn.Module]) -> None:
+            for rate, probe in zip(self.learning_rates, probes, strict=True):
+                setting = {"learning_rate": rate, "epoch": epoch}
+                seen.append({"settings": setting, "top1": _top1(probe(test), y_test)})
+
+        probes = self.train(encoder, data, context, look)
         task = task_of(y_val)
         with torch.inference_mode():
             on_val = [task.judge(probe(val), y_val)[task.score] for probe in probes]
             logits = [probe(test) for probe in probes]
-        on_test = [task.judge(each, y_test) for each in logits]
         best = max(range(len(probes)), key=lambda s: on_val[s])
         return [
             Result(
                 evaluator=self.name,
                 settings={"learning_rate": self.learning_rates[best], "epochs": self.epochs},
-                metrics=on_test[best],
+                metrics=task.judge(logits[best], y_test),
                 n_train=len(data.train),
                 n_test=len(test),
                 predictions=task.answers(logits[best], 0.0),
                 chosen_on="val",
-                optimism=[
-                    {"settings": {"learning_rate": rate}, "top1": metrics["top1"]}
-                    for rate, metrics in zip(self.learning_rates, on_test, strict=True)
-                ],
+                optimism=seen,
             )
         ]
 
-    def train(self, encoder: Encoder, data: EvalData, context: Context) -> list[nn.Module]:
-        """A probe for each learning rate, in eval mode. torch's random state and the encoder stay as they were."""
+    def train(
+        self,
+        encoder: Encoder,
+        data: EvalData,
+        context: Context,
+        look: Callable[[int, list[nn.Module]], None] = lambda epoch, probes: None,
+    ) -> list[nn.Module]:
+        """A probe for each learning rate, in eval mode. torch's random state and the encoder stay as they were.
+
+        `look` is shown them after each epoch (from 1), for what the best epoch on test would have claimed.
+        """
         source = seen_with(data.train, encoder.channels)
         views = crops(encoder.input_size, encoder.channels)
         stream = Stream(
@@ -94,6 +108,11 @@ class LinearAug:
                 optimizer.zero_grad()
                 torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
+                if (step + 1) % stream.steps_per_epoch == 0:
+                    with torch.no_grad():
+                        look((step + 1) // stream.steps_per_epoch, [probe.eval() for probe in probes])
+                    for probe in probes:
+                        probe.train()
         finally:
             network.train(training)
         return [probe.eval() for probe in probes]
@@ -108,6 +127,12 @@ class LinearAug:
             head.bias.zero_()
         norm = nn.BatchNorm1d(dim, affine=False, device=features.device) if self.batch_norm else nn.Identity()
         return nn.Sequential(norm, head)
+
+
+def _top1(logits: Tensor, labels: Tensor) -> float:
+    if labels.ndim == 2:
+        return precision_at(logits, labels, 1)
+    return 100 * float((logits.argmax(1) == labels).double().mean())
 
 
 def crops(size: int, channels: int) -> tuple[View, ...]:

@@ -12,7 +12,7 @@ from eval.classifier import Trained
 from eval.explain import heatmaps
 from eval.gallery import Picture, Thumbnail, class_name, first_of_each, uri
 from eval.predict import prepared
-from ssl_cls.augment.augment import centre_boxes, whole
+from ssl_cls.augment.augment import whole
 from ssl_cls.data.source import Source, all_labels
 
 _NUM_SHOWN = 7
@@ -51,9 +51,10 @@ def looks(title: str, path: Path, test: Source) -> Picture:
 def _shown(trained: Trained, source: Source, indices: Tensor) -> Tensor:
     """What the classifier is given: float [B, C, s, s], normalised."""
     if source.size is not None:
-        return whole(source.pixels(indices).cpu(), trained.input_size, trained.mean, trained.std)
-    boxes = centre_boxes(source.sizes(indices), fraction=trained.crop)
-    return prepared(trained, source.crops(indices, [boxes], [trained.input_size], "bilinear")[0])
+        pixels, filter_ = source.pixels(indices).cpu(), trained.framing.interpolation
+        return whole(pixels, trained.input_size, trained.mean, trained.std, filter_)
+    boxes = trained.framing.boxes(source.sizes(indices))
+    return prepared(trained, source.crops(indices, [boxes], [trained.input_size], trained.framing.interpolation)[0])
 
 
 def _over(images: Tensor, heat: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from eval.classifier import Trained
 from ssl_cls.augment.apply import normalise
-from ssl_cls.augment.augment import centre_boxes
 from ssl_cls.data.decode import cut, read_header
 
 _BATCH = 64
@@ -52,8 +51,9 @@ def square(trained: Trained, path: Path) -> Tensor:
     """
     header = read_header(path)
     size = torch.tensor([[header.height, header.width]])
-    box = centre_boxes(size, trained.crop) / size.repeat(1, 2)
-    return cut(path, trained.channels, box.double().tolist(), [trained.input_size], "bilinear", trained.window)[0]
+    box = trained.framing.boxes(size) / size.repeat(1, 2)
+    filter_ = trained.framing.interpolation
+    return cut(path, trained.channels, box.double().tolist(), [trained.input_size], filter_, trained.window)[0]
 
 
 def prepared(trained: Trained, squares: Tensor) -> Tensor:

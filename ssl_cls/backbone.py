@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import re
 from typing import Any
 
 import timm
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_cls.errors import UserError
+from ssl_cls.pooling import GRID, TIMM_S, means
+from ssl_cls.positions import sincos_positions
 from ssl_cls.spec import spec
-
-_GRID = re.compile(r"avg([1-9])x\1")
 
 
 @spec
@@ -25,7 +24,7 @@ class BackboneConfig:
     args: dict[str, Any] | None = None  # timm's model_args: patch_size, embed_dim, depth, drop_path_rate, ...
 
     def __post_init__(self) -> None:
-        if self.pooling not in ("avg", "cls") and not _GRID.fullmatch(self.pooling):
+        if self.pooling not in ("avg", "cls") and not GRID.fullmatch(self.pooling):
             raise ValueError(f"pooling must be avg, avg2x2 (avg3x3, ...) or cls, not {self.pooling!r}")
 
     @property
@@ -34,42 +33,8 @@ class BackboneConfig:
         return self.name + "".join(f" {key}={value}" for key, value in sorted((self.args or {}).items()))
 
 
-def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """[rows * columns, dim]: sines and cosines of the row, then of the column (MAE; Vaswani et al. 2017, 3.5)."""
-    if dim % 4:
-        raise UserError(
-            f"sine-cosine positions need a width that 4 divides, not {dim}",
-            "backbone.args.embed_dim or method.decoder_dim",
-            f"use {dim + 4 - dim % 4}",
-        )
-    rates = 10000 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-    angles = [axis.flatten()[:, None] * rates for axis in (rows, columns)]
-    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1).float()
-
-
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _means(x: Tensor, side: int) -> Tensor:
-    """[B, C, h, w] -> [B, C, side, side]: adaptive average pooling.
-
-    torch's has no deterministic gradient on CUDA: there, where that is asked for, two products with averaging matrices.
-    """
-    if not (x.is_cuda and torch.are_deterministic_algorithms_enabled()):
-        return F.adaptive_avg_pool2d(x, side)
-    rows, columns = (averaging(length, side).to(x) for length in x.shape[2:])
-    return rows @ x @ columns.mT
-
-
-def averaging(length: int, side: int) -> Tensor:
-    """[side, length]: row i is the mean of places floor(i length / side) to ceil((i + 1) length / side)."""
-    matrix = torch.zeros(side, length)
-    for i in range(side):
-        start, end = i * length // side, -(-(i + 1) * length // side)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix
 
 
 class Backbone(nn.Module):
@@ -82,7 +47,9 @@ class Backbone(nn.Module):
         else:
             model.to(memory_format=torch.channels_last)  # 1.5 times the speed of a convolution on a CPU
         self.model, self.pooling = model, pooling
-        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", 0))
+        by_token = getattr(model, "global_pool", "") == "token"  # those timm has not counted have one, the class token
+        self.prefix_tokens = int(getattr(model, "num_prefix_tokens", by_token))
+        self._last_axis = getattr(model, "output_fmt", "NCHW") == "NHWC"  # where feature maps have their channels
 
     @property
     def is_vit(self) -> bool:
@@ -116,7 +83,9 @@ class Backbone(nn.Module):
     @property
     def dim(self) -> int:
         """Length of `features`."""
-        match = _GRID.fullmatch(self.pooling)
+        if self.pooling == TIMM_S:
+            return int(getattr(self.model, "head_hidden_size", self.width))
+        match = GRID.fullmatch(self.pooling)
         return self.width * (int(match.group(1)) ** 2 if match else 1)
 
     def fix_positions(self) -> None:
@@ -159,7 +128,11 @@ class Backbone(nn.Module):
         return torch.cat([self.pool(x, pooling) for x in self.outputs(images, layers)], 1)
 
     def outputs(self, images: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-        """Feature maps or token sequences of these layers, from one forward pass."""
+        """Feature maps [B, C, h, w] or token sequences of these layers, from one forward pass.
+
+        Raises:
+            UserError: the architecture's last features are neither, or of another width than it says.
+        """
         model: Any = self.model
         native = not self.is_vit or self._is_native(images)
         found: dict[int, Tensor] = {}
@@ -171,32 +144,58 @@ class Backbone(nn.Module):
             if layer != -1
         ]
         try:
-            last = model.forward_features(images) if native else self.tokens(images)
+            last = self._channels_first(model.forward_features(images) if native else self.tokens(images))
         finally:
             for hook in hooks:
                 hook.remove()
-        earlier = {layer: model.norm(x) if x.ndim == 3 else x for layer, x in found.items()}
+        shape = last.shape if isinstance(last, Tensor) else ()
+        if len(shape) not in (3, 4) or shape[1 if len(shape) == 4 else 2] != self.width:
+            raise self._refused(f"last features are no maps or tokens of {self.width} channels, but {list(shape)}")
+        earlier = {layer: model.norm(x) if x.ndim == 3 else self._channels_first(x) for layer, x in found.items()}
         return [last if layer == -1 else earlier[layer] for layer in layers]
 
+    def _channels_first(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2) if self._last_axis and x.ndim == 4 else x
+
+    def _refused(self, why: str) -> UserError:
+        name = str(self.model.pretrained_cfg.get("architecture"))  # type: ignore[union-attr, operator]
+        return UserError(f"features of {name} cannot be taken: {why}", name, "use another architecture or pooling")
+
     def pool(self, x: Tensor, pooling: str | None = None) -> Tensor:
-        """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim]."""
+        """A feature map [B, C, h, w] or the whole token sequence [B, P+L, D] -> [B, dim].
+
+        Raises:
+            UserError: there are no patches to pool, or they are no square.
+        """
         pooling = pooling or self.pooling
+        if pooling == TIMM_S:
+            native = x.permute(0, 2, 3, 1) if self._last_axis and x.ndim == 4 else x
+            return self.model.forward_head(native, pre_logits=True)  # type: ignore[operator, no-any-return]
         if x.ndim == 3:
             if pooling == "cls":
                 return x[:, 0]
             x = x[:, self.prefix_tokens :]
+            if not x.shape[1]:
+                raise self._refused("it gives a class token alone")
             if pooling == "avg":
                 return x.mean(1)
-            root = math.isqrt(x.shape[1])
-            grid = self.grid if math.prod(self.grid) == x.shape[1] else (root, root)
-            x = x.transpose(1, 2).reshape(len(x), -1, *grid)
+            x = x.transpose(1, 2).reshape(len(x), -1, *self._grid_of(x.shape[1]))
         elif x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
             # flattened, the gradient comes back in the other layout, in which the last block takes twenty times as long
             x.register_hook(_channels_last)  # type: ignore[no-untyped-call]
-        match = _GRID.fullmatch(pooling)
+        match = GRID.fullmatch(pooling)
         side = int(match.group(1)) if match else 1
         # cells of one pixel are their own means, and torch's gradient of them is a tenth of a small network's step
-        return (x if x.shape[2:] == (side, side) else _means(x, side)).flatten(1)
+        return (x if x.shape[2:] == (side, side) else means(x, side)).flatten(1)
+
+    def _grid_of(self, patches: int) -> tuple[int, int]:
+        grid = getattr(getattr(self.model, "patch_embed", None), "grid_size", (0, 0))
+        if math.prod(grid) == patches:
+            return grid
+        root = math.isqrt(patches)
+        if root**2 != patches:
+            raise self._refused(f"{patches} patches are no square")
+        return root, root
 
     def tokens(
         self,
@@ -294,6 +293,6 @@ def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
         ) from error
     model.model_args = args  # exported beside the weights, so that timm can rebuild the model
     backbone = Backbone(model, config.pooling)
-    if config.pooling == "cls" and not getattr(model, "num_prefix_tokens", 0):
+    if config.pooling == "cls" and not backbone.prefix_tokens:
         raise UserError(f"{config.name} has no class token", "backbone.pooling", "use avg or avg2x2")
     return backbone

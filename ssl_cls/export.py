@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ssl_cls import durable
+from ssl_cls.augment.augment import Framing
 from ssl_cls.backbone import Backbone
 from ssl_cls.errors import UserError
 
@@ -38,14 +39,18 @@ def save_encoder(
 
 
 def describe(
-    backbone: Backbone, input_size: int, mean: tuple[float, ...], std: tuple[float, ...], crop: float = 1.0
+    backbone: Backbone,
+    input_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    framing: Framing = Framing(1.0),  # noqa: B008
 ) -> dict[str, Any]:
-    """timm's config.json of an encoder. `crop`: side of the central square that it is shown, of the shorter side."""
+    """timm's config.json of an encoder. `framing`: how it is shown images."""
     model: Any = backbone.model
     cfg = {
         "input_size": [backbone.channels, input_size, input_size],
         "fixed_input_size": bool(model.pretrained_cfg.get("fixed_input_size", False)),
-        "mean": list(mean), "std": list(std), "interpolation": "bilinear", "crop_pct": crop, "num_classes": 0,
+        "mean": list(mean), "std": list(std), **framing.to_timm(), "num_classes": 0,
         **{key: model.pretrained_cfg.get(key) for key in ("first_conv", "classifier")},
     }  # fmt: skip
     return {
@@ -98,7 +103,7 @@ def load_encoder(folder: Path) -> tuple[Backbone, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"this is no whole encoder: {error!r:.300}", str(folder), "export it again") from error
     if args.pop("num_classes"):
-        model.reset_classifier(0, "")
+        model.reset_classifier(0)
     model.model_args = args
     usual = "cls" if config.get("global_pool") == "token" else "avg"
     return Backbone(model, config.get("ssl_cls", {}).get("pooling", usual)), config

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,13 +127,43 @@ def centre_boxes(sizes: Tensor, fraction: float = EVALUATION_CROP) -> Tensor:
 
     sizes: int64 [B, 2]. Returns whole pixels as float32 [B, 4]: top, left, height, width.
     """
-    side = (sizes.amin(1) * fraction).round().clamp(min=1)
-    top, left = ((sizes - side[:, None]) / 2).floor().unbind(1)
-    return torch.stack((top, left, side, side), 1).float()
+    return _central(sizes, sizes.amin(1, keepdim=True).expand_as(sizes), fraction)
+
+
+def _central(sizes: Tensor, sides: Tensor, fraction: float) -> Tensor:
+    kept = (sides * fraction).round().clamp(min=1)
+    return torch.cat((((sizes - kept) / 2).floor(), kept), 1).float()
+
+
+class Framing(NamedTuple):
+    """How evaluation shows an image file: which part of it, and resized by which filter."""
+
+    crop: float = EVALUATION_CROP  # side of the central square, of the shorter side
+    interpolation: str = "bilinear"
+    squash: bool = False  # of both sides instead, and made square: timm's crop_mode "squash"
+
+    @classmethod
+    def of(cls, cfg: dict[str, Any]) -> "Framing":
+        """As timm's pretrained_cfg says. Differs: no borders, of crops beyond the image and of crop_mode "border"."""
+        filter_ = "bicubic" if cfg.get("interpolation") == "bicubic" else "bilinear"
+        return cls(min(1.0, cfg.get("crop_pct", EVALUATION_CROP)), filter_, cfg.get("crop_mode") == "squash")
+
+    def to_timm(self) -> dict[str, Any]:
+        mode = "squash" if self.squash else "center"
+        return {"crop_pct": self.crop, "interpolation": self.interpolation, "crop_mode": mode}
+
+    def boxes(self, sizes: Tensor) -> Tensor:
+        """int64 [B, 2] -> float32 [B, 4], as `centre_boxes`."""
+        return _central(sizes, sizes, self.crop) if self.squash else centre_boxes(sizes, self.crop)
+
+
+AS_USUAL = Framing()
 
 
 @torch.no_grad()
-def whole(pixels: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def whole(
+    pixels: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...], interpolation: str = "bilinear"
+) -> Tensor:
     """Evaluation of array sources: uint8 [B, C, H, W], resized whole, to normalised [B, C, size, size]."""
     b, _, height, width = pixels.shape
     if (height, width) == (size, size):
@@ -142,4 +173,4 @@ def whole(pixels: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, 
         torch.zeros(b),
         torch.zeros(b, dtype=torch.bool),
     )
-    return normalise(resample(pixels, everything, size, "bilinear"), mean, std)
+    return normalise(resample(pixels, everything, size, interpolation), mean, std)

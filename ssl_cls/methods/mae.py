@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from ssl_cls.augment import presets
 from ssl_cls.augment.view import View, expand
-from ssl_cls.backbone import Backbone, sincos_positions
+from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
 from ssl_cls.errors import UserError
 from ssl_cls.methods.base import Method, StepOutput
+from ssl_cls.positions import sincos_positions
 from ssl_cls.rng import DrawKey, uniform
 from ssl_cls.spec import Count, Fraction, spec
 

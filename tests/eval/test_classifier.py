@@ -12,6 +12,7 @@ from eval.classifier import Classifier, Trained
 from eval.explain import heatmaps
 from eval.inference import logits, trained
 from ssl_cls import export
+from ssl_cls.augment.augment import Framing
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.errors import UserError
@@ -38,7 +39,7 @@ def make(config: BackboneConfig, channels: int = 1) -> Trained:
         for _ in range(3):
             network(torch.randn(8, channels, size, size))
     model = Classifier(network, 3, torch.zeros(1, channels, size, size)).eval()
-    return Trained(model, NAMES, size, channels, (0.3,) * channels, (0.2,) * channels, 0.875, "softmax")
+    return Trained(model, NAMES, size, channels, (0.3,) * channels, (0.2,) * channels, Framing(), "softmax")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -75,7 +76,7 @@ def test_a_model_that_timm_made_by_itself_becomes_a_plain_classifier(name: str, 
     torch.manual_seed(0)
     network = Backbone(timm.create_model(name, num_classes=0), "cls" if name == "test_vit" else "avg").eval()
     model = Classifier(network, 3, torch.zeros(1, 3, 160, 160)).eval()
-    made = Trained(model, NAMES, 160, 3, (0.3,) * 3, (0.2,) * 3, 0.875, "softmax")
+    made = Trained(model, NAMES, 160, 3, (0.3,) * 3, (0.2,) * 3, Framing(), "softmax")
     assert classifier.save(made, tmp_path / "c", {})
     theirs = timm.create_model(f"local-dir:{tmp_path / 'c'}", pretrained=True).eval()
     images = torch.randn(2, 3, 160, 160)
@@ -133,7 +134,7 @@ def test_five_crops_are_averaged_with_the_centre_among_them() -> None:
         each.append(logits(made.model, encoder, moved, torch.device("cpu")))
     torch.testing.assert_close(five, torch.stack(each).mean(0))
     data = EvalData("x", source, source, source, 3)
-    assert trained(made.model, encoder, data, None).crop == 1.0  # array images are shown whole
+    assert trained(made.model, encoder, data, None).framing.crop == 1.0  # array images are shown whole
 
 
 def test_grad_cam_finds_the_only_pixels_that_matter() -> None:
@@ -182,3 +183,28 @@ def test_attention_is_what_the_blocks_compute_themselves() -> None:
     rollout = heatmaps(make(CONFIGS["vit-avg"]).model, images, torch.zeros(2).long())
     assert rollout.shape == (2, 12, 12)
     assert not torch.allclose(rollout[0], rollout[1])
+
+
+def test_maps_with_channels_last_are_explained_and_attention_of_another_kind_is_refused() -> None:
+    swin = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}
+    beit = {"embed_dim": 24, "depth": 1, "num_heads": 2}
+    images, classes = torch.rand(2, 3, 64, 64), torch.tensor([0, 1])
+    drawn = Classifier(build(BackboneConfig("swin_tiny_patch4_window7_224", "avg", swin), 3, 64), 3, images[:1])
+    with torch.no_grad():
+        assert heatmaps(drawn, images, classes).shape == (2, 64, 64)
+    other = Classifier(build(BackboneConfig("beit_base_patch16_224", "avg", beit), 3, 64), 3, images[:1])
+    with pytest.raises(UserError, match="of a kind that is not drawn"):
+        heatmaps(other, images, classes)
+
+
+def test_a_head_on_timm_s_own_pooling_is_a_plain_timm_folder_and_comes_back(tmp_path: Path) -> None:
+    config = CONFIGS["convnext"]
+    made = make(config, 3)
+    network = Backbone(made.model.network.model, "timm")  # type: ignore[arg-type]
+    model = Classifier(network, 3, torch.zeros(1, 3, 32, 32)).eval()
+    assert classifier.save(replace(made, model=model), tmp_path / "c", {"run": "x"})
+    images = torch.randn(2, 3, 32, 32)
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'c'}", pretrained=True).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(classifier.load(tmp_path / "c").model(images), model(images))
+        torch.testing.assert_close(theirs(images), model(images), rtol=1e-4, atol=1e-5)

@@ -130,6 +130,34 @@ def test_a_folder_that_timm_saved_with_its_classifier_is_an_encoder(tmp_path: Pa
     assert shown(data, encoder.channels).train.channels == 3
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "test_mambaout", "test_byobnet"])
+def test_a_timm_encoder_gives_what_timm_s_model_gives_without_a_classifier(
+    name: str, data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm:NAME, with fresh weights for those that are fetched, and the same from a folder that timm saved."""
+    torch.manual_seed(0)
+    make = timm.create_model
+    model = make(name, num_classes=5).eval()
+    for parameter in model.parameters():  # norms that do something
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    timm.models.save_for_hf(model, str(tmp_path / name), safe_serialization=True)
+    model.reset_classifier(0)
+    images = torch.rand(2, *model.pretrained_cfg["input_size"])
+    with torch.inference_mode():
+        expected = model(images)
+    saved = encoders.load(str(tmp_path / name), data, 0)
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: model)
+    fetched = encoders.load(f"timm:{name}", data, 0)
+    for encoder in (fetched, saved):
+        with torch.inference_mode():
+            found = encoder.network.features(images)  # type: ignore[operator]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert encoder.provenance.input is not None
+        assert encoder.provenance.input["pooling"] == encoder.network.pooling
+    avg = fetched.network.pool(fetched.network.outputs(images, (-1,))[0], "avg")  # type: ignore[operator]
+    assert avg.shape == (2, model.num_features)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

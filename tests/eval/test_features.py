@@ -3,16 +3,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tvf
 
-from eval import features
+from eval import encoders, features
 from eval.base import Context, Encoder, Provenance
 from eval.channels import seen_with
 from eval.features import batches, extract
 from ssl_cls import export
+from ssl_cls.augment.augment import Framing
 from ssl_cls.backbone import BackboneConfig, build
 from ssl_cls.data import catalog
 from ssl_cls.data.arrays import Arrays
@@ -63,9 +65,23 @@ def test_x14_e9_the_network_is_left_as_it_was(context: Context) -> None:
     assert all(module.training for module in network.modules())
 
 
-def test_e11_features_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+VIT = {"patch_size": 7, "embed_dim": 24, "depth": 2, "num_heads": 2, "drop_path_rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BackboneConfig("resnet_small", pooling="avg2x2", args={"channels": (4, 8)}),
+        BackboneConfig("vit_tiny_patch16_224", pooling="cls", args=VIT),
+        BackboneConfig("vit_tiny_patch16_224", pooling="avg2x2", args=VIT),
+    ],
+    ids=["resnet", "vit-cls", "vit-avg2x2"],
+)
+def test_e11_features_do_not_depend_on_the_batch(
+    config: BackboneConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    network = build(BackboneConfig("resnet_small", pooling="avg2x2", args={"channels": (4, 8)}), 1, 28)
+    network = build(config, 1, 28)
     found = []
     for size in (250, 7):
         monkeypatch.setattr(features, "_BATCH", size)
@@ -193,3 +209,48 @@ def test_r9_evaluation_never_replaces_an_image_that_cannot_be_decoded(tmp_path: 
     with pytest.raises(UserError, match=r"(?s)every image.*2\.png"):
         extract(_encoder(Mean(), channels=3), source, context)
     assert not list(context.cache.glob("[!.]*"))
+
+
+@pytest.mark.parametrize(
+    ("crop", "filter_", "mode"),
+    [
+        (0.875, "bilinear", "center"),
+        (0.95, "bicubic", "center"),
+        (1.0, "bicubic", "center"),
+        (0.9, "bicubic", "squash"),
+    ],
+)
+def test_files_are_framed_as_timm_s_own_evaluation_frames_them(
+    crop: float, filter_: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = np.mgrid[0:1:150j, 0:1:200j]
+    smooth = np.stack([rows, columns, np.sin(9 * rows * columns) / 2 + 0.5], 2)
+    for number, turned in enumerate((smooth, smooth.transpose(1, 0, 2), smooth[:150, :150])):
+        for split in ("train", "val", "test"):
+            path = tmp_path / "images" / split / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((turned * 255).astype(np.uint8)).save(path)
+    made = timm.create_model("test_vit", num_classes=0)
+    made.pretrained_cfg = {**made.pretrained_cfg, "crop_pct": crop, "interpolation": filter_, "crop_mode": mode}
+    made.pretrained_cfg |= {"input_size": (3, 160, 160)}
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: made)
+    encoder = encoders.load("timm:test_vit", None, 0)  # type: ignore[arg-type]
+    assert encoder.framing == Framing(crop, filter_, mode == "squash")
+    said = encoder.provenance.input
+    assert said is not None
+    assert (said["crop_pct"], said["interpolation"], said["crop_mode"]) == (crop, filter_, mode)
+    theirs = timm.data.create_transform(**timm.data.resolve_data_config(made.pretrained_cfg))
+    source = catalog.open(DataConfig("folder", str(tmp_path / "images")), "train")
+    (images,) = batches(encoder, source, torch.device("cpu"))
+    for image, path in zip(images, sorted((tmp_path / "images/train").rglob("*.png")), strict=True):
+        expected = theirs(Image.open(path))
+        assert image.shape == expected.shape
+        difference = (image - expected).abs() * 0.5  # of white: both are divided by a deviation of a half
+        assert difference.mean() < 1.5 / 255
+        assert difference.max() < 16 / 255
+
+
+def test_the_framing_changes_the_key(context: Context) -> None:
+    encoder = _encoder(Mean())
+    variants = [encoder, *(replace(encoder, framing=x) for x in (Framing(1.0), Framing(squash=True)))]
+    assert len({features._key(one, _source(20), context) for one in variants}) == 3

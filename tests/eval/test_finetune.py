@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eval import encoders
 from eval.base import Context, Encoder, EvalData, Provenance
 from eval.classifier import Classifier
 from eval.data import open_data
 from eval.finetune import FineTune
 from eval.overrides import evaluators
 from eval.training import mild_views, train
+from ssl_cls import export
 from ssl_cls.augment.presets import supervised
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.data.arrays import Arrays
@@ -20,6 +22,15 @@ from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
 
 CLASSES, SIDE, TEST = 3, 12, 150
+RECIPE = """
+name: bars
+data: {source: digits}
+backbone: {name: resnet_small, pooling: avg2x2, args: {channels: [8, 16]}}
+method: {name: supervised}
+optim: {name: adamw, lr: 1.0e-3}
+train: {epochs: 1, batch_size: 64}
+views: [{size: 12}]
+"""
 QUICK = FineTune(n_labels=30, learning_rates=(1e-2,), steps=20, batch_size=16)
 
 
@@ -125,11 +136,27 @@ def test_it_starts_from_the_encoder_and_moves_every_tensor(tmp_path: Path, conte
         assert not after.equal(before), name
 
 
-def test_what_it_starts_from_matters(tmp_path: Path, context: Context) -> None:
-    first, second = (
-        replace(QUICK, steps=4).run(_encoder(_backbone(seed), tmp_path), _data(), context)[0] for seed in (0, 1)
+def test_e16_loaded_weights_are_better_than_those_of_the_same_architecture_at_random(
+    tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder that has learnt the bars, by way of a run directory, and what it began as: heads alone, few steps."""
+    monkeypatch.chdir(tmp_path)
+    data, network = _data(), _backbone(3)
+    learnt, _ = train(QUICK, _encoder(network, tmp_path), data.train, CLASSES, "all", 1e-2, 60, 32, 0, context.device)
+    assert isinstance(learnt.network, Backbone)
+    come_from = {"run": "bars-seed3", "method": "supervised", "backbone": "resnet_small channels=(8, 16)", "seed": 3}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(RECIPE)
+    export.save_encoder(
+        learnt.network, tmp_path / "run" / "encoder", input_size=SIDE, mean=(0.3,), std=(0.2,), provenance=come_from
     )
-    assert first.metrics != second.metrics
+    loaded, fresh = (encoders.load(f"{kind}{tmp_path / 'run'}", data, 3) for kind in ("", "random:"))
+    same = zip(loaded.network.state_dict().items(), fresh.network.state_dict().values(), strict=True)
+    assert not [name for (name, value), other in same if value.equal(other)]  # every tensor has moved
+    head = replace(QUICK, strategy="head", n_labels=CLASSES * 5, steps=10)
+    better, worse = (head.run(encoder, data, context)[0].metrics["top1"] for encoder in (loaded, fresh))
+    assert better > 95
+    assert better > worse + 20
 
 
 def test_test_labels_choose_nothing(tmp_path: Path, context: Context) -> None:

@@ -12,7 +12,7 @@ from eval import gallery
 from eval.answers import Mistake
 from eval.gallery import Thumbnail
 from ssl_cls import checkpoint, config, plan
-from ssl_cls.augment.augment import Augment
+from ssl_cls.augment.augment import Augment, centre_boxes
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.rng import DrawKey
@@ -75,6 +75,33 @@ def test_reconstructions_show_the_view_where_patches_were_visible(tmp_path: Path
     shown = np.kron(same, np.ones((1, 4, 4))) > 0
     np.testing.assert_array_equal(answers[shown], views[shown])
     assert (answers[~shown] != visible[~shown]).mean() > 0.5
+
+
+def test_reconstructions_of_files_are_of_what_evaluation_sees(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(40):
+        pixels = generator.integers(0, 256, (5, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    (tmp_path / "run").mkdir()
+    recipe_text = MAE.replace("{source: digits}", f"{{source: folder, path: {tmp_path}}}").replace(
+        "batch_size: 64", "batch_size: 8"
+    )
+    (tmp_path / "run" / "recipe.yaml").write_text(recipe_text + "views: [{size: 28, scale: [0.2, 1.0]}]\n")
+    recipe = config.load(tmp_path / "run" / "recipe.yaml")
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    method = plan.build_method(recipe, source, plan.make_plan(recipe, source, 1))
+    checkpoint.save(tmp_path / "run/checkpoints", {"step": 3}, dict(method.state_dict()), {"x": torch.zeros(1)}, keep=1)
+    picture = gallery.reconstructions("mae", tmp_path / "run")
+    assert picture is not None
+    shown, visible, answers = (np.stack([decoded(image) for image in strip]) for strip in picture.strips)
+    index = torch.arange(len(shown))
+    boxes = centre_boxes(source.sizes(index))
+    expected = source.crops(index, [boxes], [28], "bilinear")[0].permute(0, 2, 3, 1).numpy()
+    assert np.abs(shown.astype(int) - expected).max() <= 1
+    same = (shown == visible).reshape(len(shown), 7, 4, 7, 4, 3).all((2, 4, 5))
+    assert (same.sum((1, 2)) >= 49 - int(49 * 0.75)).all()
+    assert (answers != visible).mean() > 0.3
 
 
 def test_another_method_has_no_reconstructions(tmp_path: Path) -> None:

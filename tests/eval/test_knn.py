@@ -133,7 +133,7 @@ def test_e7_a_half_precision_bank_changes_next_to_nothing() -> None:
     means = 1.5 * _features(CLASSES, 64, 1)[labels]
     bank, queries = (means + 3 * _features(2000, 64, s) for s in (2, 3))
     full = accuracy(_scores(bank, labels, queries), labels)["top1"]
-    half = accuracy(_scores(bank.half().float(), labels, queries.half().float()), labels)["top1"]
+    half = accuracy(_scores(bank.half(), labels, queries.half()).float(), labels)["top1"]
     assert 40 < full < 99
     assert abs(full - half) <= 0.1
 

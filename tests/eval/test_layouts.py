@@ -100,7 +100,7 @@ def test_e16_a_resnet_is_read_whole_whoever_saved_it(name: str, resnet: nn.Modul
     torch.save(RESNETS[name](resnet.state_dict()), path)
     fresh = timm.create_model("resnet18", num_classes=0).state_dict()
     model = timm.create_model("resnet18", num_classes=0)
-    assert layouts.load_into(model, path, "resnet18") == name
+    assert layouts.load_into(model, path, "resnet18").layout == name
     for tensor, value in model.state_dict().items():
         assert torch.equal(value, resnet.state_dict()[tensor]), tensor
         assert not torch.equal(value, fresh[tensor]), tensor
@@ -113,7 +113,7 @@ def test_e16_a_resnet_is_read_whole_whoever_saved_it(name: str, resnet: nn.Modul
 
 MASKED = {"mask_token": torch.zeros(1, 1, 4), "decoder_embed.weight": torch.zeros(2, 2)}
 VITS: dict[str, Callable[[Weights], Any]] = {
-    "MAE or timm": lambda w: {"model": {**w, **MASKED, "decoder_blocks.0.norm1.weight": torch.zeros(2)}},
+    "MAE": lambda w: {"model": {**w, **MASKED, "decoder_blocks.0.norm1.weight": torch.zeros(2)}},
     "MoCo v3": lambda w: {"state_dict": _under("module.base_encoder.", {**w, "head.0.weight": torch.zeros(2, 2)})},
     "DINO or DINOv2, teacher": lambda w: {
         "teacher": {
@@ -134,7 +134,7 @@ def test_e16_a_vision_transformer_is_read_whole_whoever_saved_it(name: str, vit:
     path = tmp_path / "checkpoint.pth"
     torch.save(VITS[name](vit.state_dict()), path)
     model = timm.create_model("test_vit", num_classes=0)
-    assert layouts.load_into(model, path, "test_vit") == name
+    assert layouts.load_into(model, path, "test_vit").layout == name
     for tensor, value in model.state_dict().items():
         assert torch.equal(value, vit.state_dict()[tensor]), tensor
 
@@ -169,7 +169,7 @@ def test_dinov2_s_registers_leave_the_class_token_its_position(tmp_path: Path) -
     [
         (lambda w: {k: v for k, v in w.items() if k != "blocks.3.mlp.fc1.bias"}, r"missing: blocks\.3\.mlp\.fc1\.bias"),
         (lambda w: {**w, "blocks.9.norm1.weight": torch.zeros(64)}, r"unexpected: blocks\.9\.norm1\.weight"),
-        (lambda w: {**w, "pos_embed": torch.zeros(1, 5, 64)}, r"pos_embed \[1, 5, 64\] for \[1, 101, 64\]"),
+        (lambda w: {**w, "pos_embed": torch.zeros(1, 6, 64)}, r"pos_embed \[1, 6, 64\] for \[1, 101, 64\]"),
         (lambda w: {"weird." + k: v for k, v in w.items()}, r"missing: .* more; unexpected: .* more"),
         (lambda w: {"state_dict": {"module.encoder_q." + k: v for k, v in list(w.items())[:3]}}, "read as MoCo"),
     ],
@@ -180,6 +180,48 @@ def test_what_is_not_exactly_the_architecture_is_named_and_refused(
     torch.save(change(vit.state_dict()), tmp_path / "x.pth")
     with pytest.raises(UserError, match=said):
         layouts.load_into(timm.create_model("test_vit", num_classes=0), tmp_path / "x.pth", "test_vit")
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_positions_of_another_resolution_are_resampled_as_timm_does_and_it_is_said(
+    prefix: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    args: dict[str, Any] = {"num_classes": 0} if prefix else {"num_classes": 0, "class_token": False}
+    args |= {} if prefix else {"global_pool": "avg", "fc_norm": False}
+    theirs = _shaken(timm.create_model("test_vit", img_size=224, **args))
+    torch.save({"model": theirs.state_dict()}, tmp_path / "mae.pth")
+    model = timm.create_model("test_vit", **args)
+    assert layouts.load_into(model, tmp_path / "mae.pth", "test_vit").positions == "resampled from 14 x 14 to 10 x 10"
+    expected = timm.create_model("test_vit", **args)
+    adapted = timm.models.vision_transformer.checkpoint_filter_fn(dict(theirs.state_dict()), expected)
+    expected.load_state_dict(adapted)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[name], msg=name)
+    if prefix:
+        encoder = encoders.load(f"weights:{tmp_path / 'mae.pth'}@test_vit", UNUSED, 0)
+        assert encoder.provenance.input is not None
+        assert encoder.provenance.input["positions"] == "resampled from 14 x 14 to 10 x 10"
+        assert "position embeddings resampled" in caplog.text
+
+
+HALF = ((0.5,) * 3, (0.5,) * 3)  # what timm's own weights of test_vit and vit_base_patch16_224 were trained with
+
+
+@pytest.mark.parametrize("name", [*VITS, "timm's classifier", "timm's classifier under state_dict"])
+def test_images_are_normalised_as_the_authors_of_the_weights_did(name: str, vit: nn.Module, tmp_path: Path) -> None:
+    head = {"head.weight": torch.zeros(5, 64), "head.bias": torch.zeros(5)}
+    own: dict[str, Callable[[Weights], Any]] = {
+        "timm's classifier": lambda w: {**w, **head},
+        "timm's classifier under state_dict": lambda w: {"state_dict": {**w, **head}, "arch": "test_vit"},
+    }
+    torch.save({**VITS, **own}[name](vit.state_dict()), tmp_path / "x.pth")
+    encoder = encoders.load(f"weights:{tmp_path / 'x.pth'}@test_vit", UNUSED, 0)
+    expected = HALF if name in own else (timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+    assert (encoder.mean, encoder.std) == expected
+    said = encoder.provenance.input
+    assert said is not None
+    assert (tuple(said["mean"]), tuple(said["std"])) == expected
+    assert said["statistics"] == ("timm's" if name in own else "ImageNet's")
 
 
 class Danger:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from eval import classifier, looks
 from eval.classifier import Classifier, Trained
+from ssl_cls.augment.augment import Framing
 from ssl_cls.backbone import BackboneConfig, build
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
@@ -34,7 +35,7 @@ def test_the_first_image_of_each_class_and_the_heat_of_the_answer(how: str, tmp_
     test = catalog.open(DataConfig(source="digits"), "test")
     network = build(CONFIGS[how], 1, 8)
     model = Classifier(network, 10, torch.zeros(1, 1, 8, 8)).eval()
-    made = Trained(model, [str(k) for k in range(10)], 8, 1, test.mean, test.std, 1.0, "softmax")
+    made = Trained(model, [str(k) for k in range(10)], 8, 1, test.mean, test.std, Framing(1.0), "softmax")
     classifier.save(made, tmp_path / "c", {"run": "x"})
     picture = looks.looks("simclr", tmp_path / "c", test)
     assert picture.title == f"simclr: {how}"

@@ -136,6 +136,13 @@ def test_the_classical_probe_learns_and_e9_leaves_the_encoder_and_e13_repeats_it
     assert once.metrics["top1"] > 50
     assert once.n_train == len(data.train)
     assert once.settings["learning_rate"] == 3.0
+    tops = {(x["settings"]["learning_rate"], x["settings"]["epoch"]): x["top1"] for x in once.optimism}
+    assert tops.keys() == {(rate, epoch) for rate in (1e-6, 3.0) for epoch in range(1, 11)}
+    assert tops[3.0, 10] == pytest.approx(once.metrics["top1"])
+    assert len({top for (rate, _), top in tops.items() if rate == 3.0}) > 5  # epochs differ
+    unseen = probe.train(encoder, data, context)  # nobody looks
+    features = extract(encoder, data.test, context)
+    assert torch.equal(unseen[1](features).argmax(1), once.predictions)  # looking changes nothing
 
 
 def test_e12_linear_is_no_less_than_two_points_below_knn(data: EvalData, context: Context, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ import torch
 from lightly.models import utils as lightly_utils
 from torch import Tensor
 
-from ssl_cls.backbone import BackboneConfig, build, sincos_positions
+from ssl_cls.backbone import BackboneConfig, build
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
 from ssl_cls.errors import UserError
 from ssl_cls.methods.mae import MAE, MAEConfig, patchify, random_masking, unpatchify
+from ssl_cls.positions import sincos_positions
 from ssl_cls.rng import DrawKey
 
 CLOCK = Clock(0, 10, 10)

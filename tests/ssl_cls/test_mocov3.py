@@ -9,10 +9,10 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_cls.backbone import sincos_positions
 from ssl_cls.clock import Clock
 from ssl_cls.ema import ema_update
 from ssl_cls.methods.mocov3 import MoCoV3Config, contrastive
+from ssl_cls.positions import sincos_positions
 
 CLOCK = Clock(0, 10, 10)
 CONFIG = MoCoV3Config(projector=(16, 16, 8), predictor_dim=16, momentum=0.9)

@@ -82,6 +82,17 @@ def test_a_row_says_what_the_contract_says_and_predictions_give_its_accuracy(
     assert [one["evaluator"] for one in timing] == ["knn/v1", "linear/v1"]
 
 
+def test_weights_that_are_shown_images_in_another_way_are_judged_anew(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    said: list[str] = []
+    for number, crop in enumerate((0.875, 0.95, 0.95)):
+        other = replace(encoder, provenance=replace(encoder.provenance, input={"crop_pct": crop, "mean": [0.5]}))
+        (row,) = judge(other, data, [KNN()], context, said.append)
+        assert row["input"] == {"crop_pct": crop, "mean": [0.5]}
+        assert ("knn/v1: known" in said) == (number == 2)
+
+
 def test_what_is_known_is_not_done_again(encoder: Encoder, data: EvalData, context: Context) -> None:
     once = judge(encoder, data, [KNN()], context)
     before = _contents(encoder.out)

@@ -129,7 +129,7 @@ def test_explanations_are_drawn(
 def test_the_folder_says_where_it_comes_from(run: Path) -> None:
     trained = classifier.load(run / "run" / TUNED)
     assert trained.class_names == [str(digit) for digit in range(10)]
-    assert trained.crop == 1.0
+    assert trained.framing.crop == 1.0
     provenance = json.loads((run / "run" / TUNED / "provenance.json").read_text())
     assert (provenance["evaluator"], provenance["n_labels"], provenance["draw"]) == ("finetune/v1", 40, 0)
     assert not (run / "run" / "classifier" / "digits" / "finetune-v1-n40-d1").exists()  # one of several draws is enough
