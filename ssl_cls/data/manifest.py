@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_cls.data import splits
 from ssl_cls.data.files import Store, below, shown
 from ssl_cls.data.listing import Found
 from ssl_cls.errors import UserError
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 _COLUMNS = ("path", "label", "labels", "split", "group")
-SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SEPARATOR = ";"  # between the labels of one image in a CSV file
 
 
@@ -136,9 +136,9 @@ def row_of(values: Mapping[str, Any], where: str) -> Row:
     if not isinstance(path, str) or not path:
         raise UserError("a row without a path", where, "the columns are path, label or labels, split, group")
     split = str(values.get("split") or "").strip().lower()
-    if split not in SPLITS:
+    if split and split not in splits.NAMES:
         raise UserError(f"{split[:60]!r} is no split", where, "it is train, val, test, or empty")
-    return Row(path, _labels(values, where), SPLITS[split], str(values.get("group") or ""))
+    return Row(path, _labels(values, where), splits.NAMES.get(split, ""), str(values.get("group") or ""))
 
 
 def _labels(values: Mapping[str, Any], where: str) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ from ssl_cls.data import statistics
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.manifest import encode
 from ssl_cls.data.planes import Window, eight_bit
-from ssl_cls.data.splits import hold_out
+from ssl_cls.data.splits import NAMES, hold_out
 from ssl_cls.errors import NoImagesError, UserError
 
 _FIX = "the arrays are images, and labels, splits, groups if known; or train_images, train_labels and so on"
@@ -67,10 +67,10 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _joined(arrays: dict[str, NDArray[Any]], path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
     """Images, labels and given splits of all images, one split after the other."""
     if "images" in arrays:
-        splits = [str(own) for own in arrays.get("splits", np.full(len(arrays["images"]), ""))]
-        if strange := sorted(set(splits) - {"", "train", "val", "test"}):
+        splits = [str(own).strip().lower() for own in arrays.get("splits", np.full(len(arrays["images"]), ""))]
+        if strange := sorted(set(splits) - {"", *NAMES}):
             raise UserError(f"{strange[0][:60]!r} is no split", str(path), "it is train, val, test, or empty")
-        return arrays["images"], arrays.get("labels"), splits
+        return arrays["images"], arrays.get("labels"), [NAMES.get(own, "") for own in splits]
     for images, labels in (("{}_images", "{}_labels"), ("x_{}", "y_{}")):
         found = [split for split in ("train", "val", "test") if images.format(split) in arrays]
         if found:

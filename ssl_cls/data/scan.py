@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ssl_cls.data.files import shown
+from ssl_cls.data.splits import NAMES
 from ssl_cls.errors import UserError
 
 ENDINGS = (
@@ -24,7 +25,7 @@ ENDINGS = (
     ".avif",
     ".npy",
 )
-_SPLITS = {"train", "val", "test"}
+_UNLABELLED = {"unlabeled", "unlabelled"}  # what STL-10 and others call images to train on that have no label
 
 
 class Places(NamedTuple):
@@ -75,16 +76,43 @@ def places(paths: Sequence[str]) -> Places:
     """Given split and class of each image, from its path alone; see `folder.list_folder` for the rules.
 
     Raises:
-        UserError: a class has images to be tested on, but none to learn from.
+        UserError: folders of which it is not clear whether they are splits or classes; or a class has images to be
+            tested on, but none to learn from.
     """
-    tops = {path.split("/")[0] if "/" in path else "" for path in paths}
-    given = tops if tops <= _SPLITS and "train" in tops else set()
-    depth = 1 if given else 0
-    classes = [parts[depth] if len(parts := path.split("/")) > depth + 1 else "" for path in paths]
-    learnt = [name for name, path in zip(classes, paths, strict=True) if not given or path.startswith("train/")]
-    names = sorted(set(learnt) - {""})
+    folders = [path.split("/")[:-1] for path in paths]
+    tops = {own[0] for own in folders if own}
+    given = _are_splits(tops)
+    _refuse_unclear(tops, {own[1] for own in folders if len(own) > 1}, given)
+    if given:
+        splits = [NAMES.get(own[0].lower(), "train") if own else "train" for own in folders]
+        classes = [own[1] if len(own) > 1 and own[0].lower() in NAMES else "" for own in folders]
+    else:
+        splits, classes = [""] * len(paths), [own[0] if own else "" for own in folders]
+    learnt = {name for name, split in zip(classes, splits, strict=True) if split in ("", "train")}
+    names = sorted(learnt - {""})
     if names and (strange := sorted(set(classes) - {"", *names})):
         fix = "give all splits the same class folders"
         raise UserError("a class has images to test on, but none in train/", shown(strange[0]), fix)
-    splits = [path.split("/")[0] if given else "" for path in paths]
     return Places(splits, classes, names if len(names) > 1 else [])
+
+
+def _are_splits(folders: set[str]) -> bool:
+    """Whether these name splits: train is among them, and beside it another split, or nothing that could be a class."""
+    others = {name for name in folders if name.lower() not in {*NAMES, *_UNLABELLED}}
+    return "train" in (meant := _meant(folders)) and (len(meant) > 1 or not others)
+
+
+def _meant(folders: set[str]) -> set[str]:
+    return {NAMES[name.lower()] for name in folders if name.lower() in NAMES}
+
+
+def _refuse_unclear(tops: set[str], inner: set[str], given: bool) -> None:
+    """tops, inner: folders of the first and of the second level."""
+    shown_tops = ", ".join(f"{shown(name)}/" for name in sorted(tops)[:5])
+    if _meant(tops) and not given:
+        name = shown(min(name for name in tops if name.lower() in NAMES))
+        fix = "splits are train/, and val/ or test/ beside it; rename a class, or list the images in a manifest"
+        raise UserError(f"is {name}/ a split or a class?", shown_tops, fix)
+    if "train" in _meant(inner) and len(_meant(inner)) > 1:
+        fix = "give the folder that train/ is in; or move train/, val/ and test/ to the top, with the classes in them"
+        raise UserError("folders that look like splits are inside of others", shown_tops, fix)

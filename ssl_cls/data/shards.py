@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_cls.data import cache
+from ssl_cls.data import cache, splits
 from ssl_cls.data.files import below, shown
 from ssl_cls.data.listing import Found
-from ssl_cls.data.manifest import SPLITS, Row, from_slices, row_of
+from ssl_cls.data.manifest import Row, from_slices, row_of
 from ssl_cls.data.scan import ENDINGS
 from ssl_cls.errors import UserError
 
@@ -39,7 +39,7 @@ def list_shards(name: str, tars: list[Path]) -> Found:
 
 def split_of(name: str) -> str:
     """The split that a file's name begins with (train-00000.tar, validation-0.parquet), or ""."""
-    return SPLITS.get(name.lower().replace("_", "-").replace(".", "-").partition("-")[0], "")
+    return splits.NAMES.get(name.lower().replace("_", "-").replace(".", "-").partition("-")[0], "")
 
 
 def _indexed(tar: Path) -> list[tuple[Row, int, int]]:
