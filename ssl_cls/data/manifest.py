@@ -19,6 +19,7 @@ from ssl_cls.errors import UserError
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 _COLUMNS = ("path", "label", "labels", "split", "group")
+ROW_RULES = 2  # part of caches' keys: raised when the same values become another Row than before
 _SEPARATOR = ";"  # between the labels of one image in a CSV file
 
 
@@ -135,10 +136,16 @@ def row_of(values: Mapping[str, Any], where: str) -> Row:
     path = values.get("path")
     if not isinstance(path, str) or not path:
         raise UserError("a row without a path", where, "the columns are path, label or labels, split, group")
-    split = str(values.get("split") or "").strip().lower()
+    split = text_of(values.get("split")).lower()
     if split and split not in splits.NAMES:
         raise UserError(f"{split[:60]!r} is no split", where, "it is train, val, test, or empty")
-    return Row(path, _labels(values, where), splits.NAMES.get(split, ""), str(values.get("group") or ""))
+    return Row(path, _labels(values, where), splits.NAMES.get(split, ""), text_of(values.get("group")))
+
+
+def text_of(value: Any) -> str:
+    """What a cell says, as text without blanks around it; "" for what is empty: nothing, blanks, or no number (nan)."""
+    text = "" if value is None else str(value).strip()
+    return "" if text.lower() == "nan" else text
 
 
 def _labels(values: Mapping[str, Any], where: str) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_cls.data import statistics
 from ssl_cls.data.arrays import Arrays
-from ssl_cls.data.manifest import encode
+from ssl_cls.data.manifest import encode, text_of
 from ssl_cls.data.planes import Window, eight_bit
 from ssl_cls.data.splits import NAMES, hold_out
 from ssl_cls.errors import NoImagesError, UserError
@@ -33,7 +33,7 @@ def open_npz(path: Path, split: str, window: Window | None, device: torch.device
     images, labels, splits = _joined(arrays, path)
     n = len(images)
     encoded, class_names = _encoded(labels, arrays.get("class_names"), n, path)
-    groups = [str(group) for group in arrays["groups"]] if "groups" in arrays else None
+    groups = [text_of(group) for group in arrays["groups"]] if "groups" in arrays else None
     if len(splits) != n or (groups and len(groups) != n):
         raise UserError(f"{n} images, and another number of splits or groups", str(path), _FIX)
     try:

@@ -8,11 +8,12 @@ from typing import IO, Any
 
 from ssl_cls.data import cache
 from ssl_cls.data.listing import Found
-from ssl_cls.data.manifest import Row, from_slices, row_of
+from ssl_cls.data.manifest import ROW_RULES, Row, from_slices, row_of
 from ssl_cls.data.shards import split_of
 from ssl_cls.errors import UserError
 
-_COLUMNS = ("label", "labels", "split", "group")
+_LABELS = ("label", "labels")
+_COLUMNS = (*_LABELS, "split", "group")
 _ROWS = 256  # read at a time
 
 
@@ -41,7 +42,7 @@ def list_parquet(name: str, files: list[Path]) -> Found:
 def _unpacked(file: Path) -> Path:
     """The file in the cache with the bytes of all images of `file`; its index lies beside it."""
     status = file.stat()
-    blob = cache.path("parquet", f"{file}\0{status.st_size}\0{status.st_mtime_ns}")
+    blob = cache.path("parquet", f"{ROW_RULES}\0{file}\0{status.st_size}\0{status.st_mtime_ns}")
     if blob.exists() and _index(blob).exists():
         return blob
     print(f"{file}: its images are written to {blob.parent}, once", file=sys.stderr, flush=True)
@@ -82,7 +83,7 @@ def _images(file: Path) -> Iterator[tuple[Row, bytes]]:
             for values in batch.to_pylist():
                 image = values.pop("image")
                 content = image.get("bytes") if isinstance(image, dict) else image
-                known = {key: _named(value, names) for key, value in values.items()}
+                known = {key: _named(value, names) if key in _LABELS else value for key, value in values.items()}
                 where = f"{file}: row {number}"
                 row = row_of({"split": split_of(file.name)} | known | {"path": f"{file.name}/{number}"}, where)
                 if not isinstance(content, bytes):

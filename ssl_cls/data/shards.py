@@ -9,7 +9,7 @@ from typing import Any
 from ssl_cls.data import cache, splits
 from ssl_cls.data.files import below, shown
 from ssl_cls.data.listing import Found
-from ssl_cls.data.manifest import Row, from_slices, row_of
+from ssl_cls.data.manifest import ROW_RULES, Row, from_slices, row_of
 from ssl_cls.data.scan import ENDINGS
 from ssl_cls.errors import UserError
 
@@ -45,7 +45,7 @@ def split_of(name: str) -> str:
 def _indexed(tar: Path) -> list[tuple[Row, int, int]]:
     """Each image of a shard, its first byte, and its number of bytes: from the cache if the shard is as it was."""
     status = tar.stat()
-    target = cache.path("shards", f"{tar}\0{status.st_size}\0{status.st_mtime_ns}")
+    target = cache.path("shards", f"{ROW_RULES}\0{tar}\0{status.st_size}\0{status.st_mtime_ns}")
     try:
         stored = json.loads(target.read_text(encoding="utf-8"))
         return [

@@ -201,6 +201,37 @@ def test_a_manifest_of_images_that_are_not_there_says_how_paths_are_meant(tmp_pa
         opened(tmp_path / "images" / "m.csv")
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "npz", "tar", "parquet"])
+def test_group_0_is_a_group_as_any_other(tmp_path: Path, kind: str) -> None:
+    groups, data = [number // 2 % 10 for number in range(80)], [png() for _ in range(80)]
+    path = tmp_path / f"m.{kind}"
+    if kind == "npz":
+        np.savez(path, images=np.stack([as_shown(own) for own in data]), groups=np.array(groups))
+        expected = {as_shown(own).tobytes(): group for own, group in zip(data, groups, strict=True)}
+        seen = {
+            split: {expected[own.tobytes()] for own in source.pixels(torch.arange(len(source))).numpy()}
+            for split, source in opened(path).items()
+        }
+    else:
+        if kind == "tar":
+            shard(path, {f"{n}.png": own for n, own in enumerate(data)} | {
+                f"{n}.json": json.dumps({"group": group}).encode() for n, group in enumerate(groups)})  # fmt: skip
+        elif kind == "parquet":
+            pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            parquet.write_table(pa.table({"image": data, "group": groups}), path)
+        else:
+            for number, own in enumerate(data):
+                (tmp_path / f"{number}.png").write_bytes(own)
+            rows = [f"{n}.png,{group}" for n, group in enumerate(groups)]
+            lines = [json.dumps({"path": f"{n}.png", "group": group}) for n, group in enumerate(groups)]
+            path.write_text("\n".join(["path,group", *rows] if kind == "csv" else lines))
+        seen = {
+            split: {groups[int(Path(own).stem)] for own in source.paths()} for split, source in opened(path).items()
+        }
+    assert sum(map(len, seen.values())) == 10
+    assert set.union(*seen.values()) == set(range(10))
+
+
 # --- arrays ---
 
 
