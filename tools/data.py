@@ -239,7 +239,7 @@ def verified(args: argparse.Namespace) -> int:
     folder = place(args.name, entry, Path(args.dir or "data"))
     for file in entry.get:
         if (folder / file.name).exists():
-            download.check(file, folder)
+            download.check(file, folder / file.name)
     wrong = _differences(entry, found, source.num_classes)
     for line in wrong:
         console.print(Text(line, style="red"))

@@ -10,6 +10,8 @@ from torch import Tensor
 from ssl_cls.data.statistics import Statistics
 from ssl_cls.errors import UserError
 
+MERGING = ".merging-"  # begins the name of a file that lies beside what an archive held while not all of it is there
+
 
 class Part(NamedTuple):
     """One part of a data set as its authors divided it."""
@@ -81,7 +83,12 @@ def place(name: str, entry: Entry, root: Path) -> Path:
 
 
 def missing(entry: Entry, folder: Path) -> list[str]:
-    """What reading needs and is not there; a gzipped file may also lie there unpacked."""
+    """What reading needs and is not there; a gzipped file may also lie there unpacked.
+
+    All of it where an archive is only half unpacked, see `archives.unpack`.
+    """
+    if next(folder.glob(f"{MERGING}*"), None):
+        return list(entry.needs)
     return [
         path
         for path in entry.needs
