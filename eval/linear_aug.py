@@ -12,6 +12,7 @@ from eval.tasks import task_of
 from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View
 from ssl_cls.clock import Clock, warmup_cosine
+from ssl_cls.data.catalog import fitting
 from ssl_cls.data.source import all_labels
 from ssl_cls.data.stream import Stream
 from ssl_cls.spec import Count, Positive, spec
@@ -24,7 +25,7 @@ class LinearAug:
     once, on the same features of each batch, and val chooses among them.
 
     Differs: the chosen head is not trained again on train and val, which would encode everything once more; n_train
-    says so. A flip is left out of small one-channel images: digits and letters have a left and a right.
+    says so. A flip is left out of small one-channel images, and as `catalog.fitting` has it: digits have a left and a right.
     """
 
     name: Literal["linear_aug/v1"] = "linear_aug/v1"
@@ -64,7 +65,7 @@ class LinearAug:
     def train(self, encoder: Encoder, data: EvalData, context: Context) -> list[nn.Module]:
         """A probe for each learning rate, in eval mode. torch's random state and the encoder stay as they were."""
         source = seen_with(data.train, encoder.channels)
-        views = crops(encoder.input_size, encoder.channels)
+        views = fitting(source.name, crops(encoder.input_size, encoder.channels))
         stream = Stream(
             source,
             Augment(views, encoder.mean, encoder.std),

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ def read_header(encoded: Encoded) -> Header:
     Raises:
         Exception: whatever Pillow raises for a file that it cannot read, or one that would fill the memory.
     """
+    if isinstance(encoded, Path) and encoded.exists() and not encoded.is_file():
+        raise ValueError("a pipe, a socket or a device, no file")  # which could be read from for ever
     if planes.holds_planes(encoded):
         return Header(*planes.shape(encoded))
     with _opened(encoded) as image:

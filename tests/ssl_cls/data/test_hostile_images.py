@@ -1,6 +1,7 @@
 """Seventy files that a folder of images may hold, and what becomes of each: read, or counted and replaced."""
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -135,6 +136,9 @@ BAD: dict[str, Maker] = {
     "bomb of 2 gigapixels.png": put(png(50_000, 50_000, bytes(1000))),
     "bomb of 100 megapixels.png": put(png(10_000, 10_000, bytes(1000))),
     "dangling.png": lambda path: path.symlink_to("nowhere"),
+    "pipe.png": lambda path: os.mkfifo(path),
+    "pipe.npy": lambda path: os.mkfifo(path),
+    "device.tif": lambda path: path.symlink_to("/dev/zero"),
     "in a circle.png": lambda path: path.symlink_to(path.name),
     "a pickle.npy": put(
         b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }" + b" " * 56 + b"\n"

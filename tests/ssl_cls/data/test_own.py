@@ -6,13 +6,14 @@ import os
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ssl_cls.data import catalog
+from ssl_cls.data import cache, catalog
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.own import open_own
 from ssl_cls.data.source import all_labels, labelled
@@ -574,3 +575,13 @@ def test_without_a_place_for_the_cache_all_works(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     pictures(tmp_path / "images")
     assert len(open_own(tmp_path / "images", "train", 0.0)) > 20
+
+
+def test_what_breaks_off_leaves_no_temporary_file_in_the_cache(tmp_path: Path) -> None:
+    def broken(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.keep(tmp_path / "x", broken)
+    assert list(tmp_path.iterdir()) == []
