@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import struct
 import tarfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import IO
@@ -483,6 +485,68 @@ def test_a_tiff_of_five_channels_keeps_them_all(tmp_path: Path) -> None:
         source = open_own(tmp_path / str(channels), "train", 0.0)
         assert source.channels == channels
         assert np.array_equal(decoded(source, 0), image.transpose(2, 0, 1)[:, :8, :8])
+
+
+PAGES = {
+    "default": {},
+    "imagej": {"imagej": True, "metadata": {"axes": "CYX"}},
+    "ome": {"ome": True, "metadata": {"axes": "CYX"}},
+    "planar": {"photometric": "minisblack", "planarconfig": "separate"},
+}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["CYX", "YXC"])
+@pytest.mark.parametrize("kind", PAGES)
+def test_tiffs_keep_the_channels_that_lie_on_pages(kind: str, last: bool, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = RNG.integers(0, 256, (5, 9, 9), np.uint8)
+    if last and kind != "default":
+        pytest.skip("its writer has no such layout")
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels.transpose(1, 2, 0) if last else pixels, **PAGES[kind])
+    source = open_own(tmp_path, "train", 0.0)
+    assert source.channels == 5
+    assert np.array_equal(decoded(source, 0), pixels)
+
+
+def test_a_tiff_of_two_channels_keeps_both(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = RNG.integers(0, 256, (9, 9, 2), np.uint8)
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, photometric="minisblack", planarconfig="contig",
+                         extrasamples=["unspecified"])  # fmt: skip
+    assert np.array_equal(decoded(open_own(tmp_path, "train", 0.0), 0), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("options", [{"metadata": None}, {"imagej": True, "metadata": {"axes": "ZYX"}}])
+def test_pages_that_may_be_something_else_than_channels_are_refused(options: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    tifffile = pytest.importorskip("tifffile")
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.zeros((4, 9, 9), np.uint8), photometric="minisblack", **options)
+    with pytest.raises(UserError, match="4 pages that are not said to be channels"):
+        open_own(tmp_path, "train", 0.0)
+
+
+@pytest.mark.parametrize("window", [None, (0, 4095)])
+def test_deep_colours_are_reduced_by_the_window_too(window: tuple[float, float] | None, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = RNG.integers(0, 4096, (9, 9, 3), np.uint16)
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, photometric="rgb")
+    source = open_own(tmp_path, "train", 0.0, window=window)
+    expected = np.floor(pixels * (255 / (window[1] if window else 65535)) + 0.5).astype(np.uint8)
+    assert np.array_equal(decoded(source, 0), expected.transpose(2, 0, 1))
+
+
+def test_deep_colours_in_a_png_are_read_but_not_by_a_window(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(4 * (b"\0" + bytes(24)))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(own)) + k + own + struct.pack(">I", zlib.crc32(k + own)) for k, own in chunks]
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert open_own(tmp_path, "train", 0.0).channels == 3
+    with pytest.raises(UserError, match="Pillow keeps 8 bits and no window"):
+        decoded(open_own(tmp_path, "train", 0.0, window=(0, 4095)), 0)
 
 
 @pytest.mark.parametrize("case", ["objects", "cut", "four axes", "bomb", "empty"])
