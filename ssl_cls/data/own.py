@@ -34,7 +34,7 @@ def open_own(
         if labels:
             raise UserError("a pack has its labels in itself", "data.labels", "pack again, with data.labels=FILE")
         return Packed(path, split, device)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         if labels:
             raise UserError("a .npz file has its labels in itself", "data.labels", "leave it out")
         return npz.open_npz(path, split, window, device)
@@ -45,7 +45,7 @@ def open_own(
 
 
 def _found(path: Path) -> Found:
-    if path.suffix in manifest.ENDINGS and path.is_file():
+    if path.suffix.lower() in manifest.ENDINGS and path.is_file():
         return manifest.list_manifest(path)
     for ending, read in ((".tar", shards.list_shards), (".parquet", parquet.list_parquet)):
         if files := _files(path, ending):
@@ -56,8 +56,8 @@ def _found(path: Path) -> Found:
 def _files(path: Path, ending: str) -> list[Path]:
     """`path`, or the files of that kind in it, if there is nothing beside them that could hold images."""
     if not path.is_dir():
-        return [path] if path.suffix == ending else []
+        return [path] if path.suffix.lower() == ending else []
     inner = sorted(child for child in path.iterdir() if not child.name.startswith("."))
     if any(child.is_dir() or child.suffix.lower() in scan.ENDINGS for child in inner):
         return []
-    return [child for child in inner if child.suffix == ending]
+    return [child for child in inner if child.suffix.lower() == ending]

@@ -99,7 +99,7 @@ def _named(value: Any, names: list[str]) -> Any:
     if isinstance(value, list):
         return [_named(own, names) for own in value]
     if isinstance(value, int) and not isinstance(value, bool):
-        return None if value < 0 else names[value] if value < len(names) else value
+        return -1 if value < 0 else names[value] if value < len(names) else value
     return value
 
 

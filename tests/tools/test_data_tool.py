@@ -251,7 +251,8 @@ def test_what_is_wrong_with_a_split_is_said(
             image.save(tmp_path / "photos" / own / "a" / f"{number}.png")
     for path in (tmp_path / "photos" / split / "a").iterdir():
         path.write_bytes(b"no image")
-    for command in (("pack", str(tmp_path / "photos"), "--size", "8"), ("verify", "folder", "--dir", str(tmp_path / "photos"))):
+    root = str(tmp_path / "photos")
+    for command in (("pack", root, "--size", "8"), ("verify", "folder", "--dir", root)):
         if command[0] == "verify":
             (tmp_path / "photos" / split / "a" / "0.png").unlink()
         assert in_process(monkeypatch, *command) != 0

@@ -80,7 +80,7 @@ def test_a_manifest_says_labels_splits_and_groups(tmp_path: Path) -> None:
     lines = ["path,label,split,extra"]
     expected = {}
     for number, path in enumerate(content):
-        split, label = ("train", "val", "test")[number % 3], ["cat", "", "10"][number % 3]
+        split, label = ("train", "val", "test")[number // 3 % 3], ["cat", "", "10"][number % 3]
         lines.append(f"{path},{label},{split},x")
         expected[path] = (split, label or None)
     (tmp_path / "m.csv").write_text("\n".join(lines))
@@ -173,6 +173,9 @@ REFUSED = {
     "no path": ("name,label\na/0.png,x", "a row without a path"),
     "misspelt": ("path,lable\na/0.png,x", "did you mean label?"),
     "a split of its own": ("path,split\na/0.png,dev", "is no split"),
+    "semicolons": ("path;label\na/0.png;x", "separated by semicolons"),
+    "a name of another kind": ("filename,label\na/0.png,x", "rename it to path"),
+    "a class to test alone": ("path,label,split\na/0.png,x,train\nb/1.png,new,test", "none to learn from: new"),
     "outside": ("path\n../x.png", "is no path below"),
     "absolute": ("path\n/etc/passwd", "is no path below"),
     "twice": ("path\na/0.png\na/0.png", "comes twice"),
@@ -202,6 +205,36 @@ def test_a_manifest_of_images_that_are_not_there_says_how_paths_are_meant(tmp_pa
     (tmp_path / "images" / "m.csv").write_text("path,label\n" + "\n".join(f"a/{n}.png,x" for n in range(40)))
     with pytest.raises(UserError, match="cannot be read, more than"):
         opened(tmp_path / "images" / "m.csv")
+
+
+@pytest.mark.parametrize("unknown", ["", " ", "nan", "-1", None, -1, float("nan"), -1.0])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "JSONL", "npz"])
+def test_an_unknown_label_is_no_class(tmp_path: Path, kind: str, unknown: object) -> None:
+    labels = [number % 2 if number % 3 else unknown for number in range(60)]
+    content = list(pictures(tmp_path, 60))
+    path = tmp_path / f"m.{kind}"
+    if kind == "npz":
+        if unknown is None:
+            pytest.skip("an array of numbers or text has no None")
+        text = isinstance(unknown, str)
+        np.savez(path, images=np.zeros((60, 2, 2), np.uint8), labels=np.array([str(k) if text else k for k in labels]))
+    elif kind == "csv":
+        rows = [f"{name},{'' if label is None else label}" for name, label in zip(content, labels, strict=True)]
+        path.write_text("\n".join(["path,label", *rows]))
+    else:
+        own = [float(label) if isinstance(label, int) else label for label in labels]  # 1.0 is 1
+        lines = [json.dumps({"path": name, "label": label}) for name, label in zip(content, own, strict=True)]
+        path.write_text("\n".join(lines))
+    sources = opened(path)
+    assert sources["train"].class_names == ["0", "1"]
+    assert sum(int((all_labels(source) == -1).sum()) for source in sources.values()) == 20
+
+
+def test_absolute_paths_below_the_folder_are_paths_in_it(tmp_path: Path) -> None:
+    content = pictures(tmp_path)
+    (tmp_path / "M.CSV").write_text("\n".join(["path", *(str(tmp_path / path) for path in content)]))
+    assert set(found(opened(tmp_path / "M.CSV"))) == set(content)
+    assert set(found(opened(tmp_path, tmp_path / "M.CSV"))) == set(content)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "npz", "tar", "parquet"])
