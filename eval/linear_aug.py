@@ -25,8 +25,8 @@ class LinearAug:
     once, on the same features of each batch, and val chooses among them.
 
     Differs: the chosen head is not trained again on train and val, which would encode everything once more; n_train
-    says so. A flip is left out of small one-channel images and where `catalog.fitting` says so: digits have a left and a
-    right.
+    says so. A flip is left out of small one-channel images and where `catalog.fitting` says so: digits have a left and
+    a right.
     """
 
     name: Literal["linear_aug/v1"] = "linear_aug/v1"

@@ -173,7 +173,7 @@ def _decoded(
     drafted = stored.draft(None, (math.ceil(stored.width * keep), math.ceil(stored.height * keep)))
     # the last row and column of a draft may stand for less than whole ones, so its size would not do
     width, height = drafted[1][2:] if drafted else stored.size
-    if window and not stored.mode.startswith("I") and any(";16" in str(tile) for tile in stored.tile):
+    if window and not stored.mode.startswith("I") and ";16" in str(getattr(stored, "tile", "")):
         raise ValueError("deep colours or transparency, of which Pillow keeps 8 bits and no window: save it as .npy")
     stored.load()
     image: Image.Image = _eight_bit(stored, channels, window)

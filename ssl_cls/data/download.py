@@ -35,7 +35,7 @@ def get(name: str, entry: Entry, root: Path) -> Path:
                 check(file, folder / file.name)
         return require(name, entry, root)
     with locked(folder):
-        # an archive that is unpacked is deleted: until the others are too, a mark says that it need not be fetched again
+        # an archive that is unpacked is deleted: until all are, a mark says that it need not be fetched again
         marks = {file: folder / f".{file.name}.unpacked" for file in entry.get if file.archive}
         try:
             remove_stale(folder)

@@ -51,6 +51,7 @@ class Entry:
         normalisation: (mean, std) per channel that everyone uses; None: computed from a sample of the training images.
         flip: whether a mirrored image is still what its label says.
         folder: below the data directory, where it is not the entry's own name.
+        classes: SHA-256 of the sorted class names with blanks between, where people use different classes.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Entry:
     normalisation: Statistics | None = None
     flip: bool = True
     folder: str = ""
+    classes: str = ""
 
     def parts(self, split: str) -> tuple[str, ...]:
         """The published parts in which images of `split` are."""

@@ -125,7 +125,7 @@ def _tiff(file: IO[bytes]) -> Any:
     # I: pages of which nothing is said; Z and T: depths and times
     if len(series.shape) > 2 and (set(series.axes) & set("IZT") or min(series.shape) > _MAX_PAGES):
         raise ValueError(
-            f"{len(series)} pages that are not said to be channels: save the one that is meant, or all as one .npy array"
+            f"{len(series)} pages that are not said to be channels: save the one that is meant, or all as one .npy"
         )
     return series
 

@@ -1,7 +1,8 @@
 """What a directory holds: image files, and the splits and classes that their places mean."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from ssl_cls.errors import UserError
 ENDINGS = (
     ".jpg",
     ".jpeg",
+    ".jfif",
+    ".jp2",
     ".png",
     ".webp",
     ".bmp",
@@ -25,6 +28,7 @@ ENDINGS = (
     ".avif",
     ".npy",
 )
+_NAMED = 5  # endings that a list of files passed over has
 _UNLABELLED = {"unlabeled", "unlabelled"}  # what STL-10 and others call images to train on that have no label
 
 
@@ -50,12 +54,31 @@ def image_files(root: Path) -> list[str]:
         fix = f"did you mean {root.parent / near[0]}?" if near else "give a folder that exists"
         raise UserError("there is no such folder", str(root), fix)
 
+    found = [path for path in visible(root) if path.lower().endswith(ENDINGS)]
+    if not found:
+        fix = f"files count as images by their ending: {' '.join(ENDINGS)}"
+        raise UserError("there are no images here", str(root), fix)
+    return sorted(found)
+
+
+def passed_over(root: Path) -> str:
+    """Files below `root` that do not count as images, by their endings: "500 .heic, 3 without an ending"; or ""."""
+    endings = Counter(Path(path).suffix.lower() for path in visible(root) if not path.lower().endswith(ENDINGS))
+    return ", ".join(
+        f"{n:,} {shown(ending) or 'without an ending'}"
+        for ending, n in sorted(endings.items(), key=lambda own: (-own[1], own[0]))[:_NAMED]
+    )
+
+
+def visible(root: Path) -> Iterator[str]:
+    """Files that are not hidden, at any depth, relative to `root`; see `image_files`."""
+
     def refuse(error: OSError) -> None:
         raise UserError(
             f"a folder cannot be read: {error.strerror}", str(error.filename), "allow this user to read it"
         ) from error
 
-    found, visited = [], set()
+    visited = set()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=refuse):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in visited:
@@ -65,11 +88,7 @@ def image_files(root: Path) -> list[str]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         below = Path(folder).relative_to(root).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        found += [prefix + name for name in names if name.lower().endswith(ENDINGS) and name[0] != "."]
-    if not found:
-        fix = f"files count as images by their ending: {' '.join(ENDINGS)}"
-        raise UserError("there are no images here", str(root), fix)
-    return sorted(found)
+        yield from (prefix + name for name in names if name[0] != ".")
 
 
 def places(paths: Sequence[str]) -> Places:

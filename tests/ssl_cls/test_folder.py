@@ -460,5 +460,5 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test" / "cat").mkdir(parents=True)
     shutil.copy(tmp_path / "val" / "cat" / "0.png", tmp_path / "test" / "cat" / "0.png")
     (tmp_path / "test" / "cat" / "0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="all 1 images of the test split cannot be read, first test/cat/0[.]png: "):
+    with pytest.raises(UserError, match=r"all 1 images of the test split cannot be read, first test/cat/0[.]png: "):
         open_own(tmp_path, "test", 1.0)

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import http.server
 import io
-import os
 import tarfile
 import threading
 import zipfile
@@ -184,7 +183,7 @@ def test_an_archive_that_is_unpacked_is_not_fetched_again_where_the_next_one_fai
     (folder / "second.tgz").write_bytes(b"")
     own = entry(Download(f"{url}first.tgz", None, True), Download(f"{url}second.tgz", None, True))
     for _ in range(2):
-        with pytest.raises(UserError, match="second.tgz"):
+        with pytest.raises(UserError, match="second"):
             download.get("tiny", own, tmp_path)
         (tmp_path / "tiny" / "second.tgz").unlink()
     (tmp_path / "tiny" / ".unpacking-killed").mkdir()
@@ -203,7 +202,7 @@ def test_a_kill_while_files_are_moved_to_their_places_does_not_look_whole(
     (tmp_path / "tiny").mkdir()
     tar(tmp_path / "tiny" / "x.tgz", FILES)
     own = replace(entry(Download("http://127.0.0.1:9/x.tgz", None, archive=True)), needs=("images",))
-    merge = archives._merge
+    merge, iterdir = archives._merge, Path.iterdir
 
     def killed(source: Path, target: Path) -> None:
         if source.name == "labels.txt":
@@ -212,7 +211,7 @@ def test_a_kill_while_files_are_moved_to_their_places_does_not_look_whole(
 
     order = sorted(FILES)  # images first, then labels.txt
     monkeypatch.setattr(archives, "_merge", killed)
-    monkeypatch.setattr(Path, "iterdir", lambda path: iter(sorted(path / name for name in os.listdir(path))))
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(sorted(iterdir(path))))
     with pytest.raises(KeyboardInterrupt):
         download.get("tiny", own, tmp_path)
     assert (tmp_path / "tiny" / order[0]).exists()

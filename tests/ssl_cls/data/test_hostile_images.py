@@ -99,6 +99,8 @@ READ: dict[str, Maker] = {
     "a png.jpg": put(_PNG),  # its content says what it is, not its name
     "a jpeg.png": put(_JPEG),
     "upper.JPG": put(_JPEG),
+    "from the web.jfif": put(_JPEG),
+    "scanned.jp2": put(encoded(rgb(), "jpeg2000")),
     "tail of rubbish.jpg": put(_JPEG + b"<?php system($_GET[0]); ?>"),
     "tail of rubbish.png": put(_PNG + bytes(100)),
     "progressive.jpg": put(encoded(rgb(), "jpeg", progressive=True)),
