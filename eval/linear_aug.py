@@ -14,6 +14,7 @@ from eval.tasks import task_of
 from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View
 from ssl_cls.clock import Clock, warmup_cosine
+from ssl_cls.data.catalog import fitting
 from ssl_cls.data.source import all_labels
 from ssl_cls.data.stream import Stream
 from ssl_cls.spec import Count, Positive, spec
@@ -26,7 +27,8 @@ class LinearAug:
     once, on the same features of each batch, and val chooses among them.
 
     Differs: the chosen head is not trained again on train and val, which would encode everything once more; n_train
-    says so. A flip is left out of small one-channel images: digits and letters have a left and a right.
+    says so. A flip is left out of small one-channel images and where `catalog.fitting` says so: digits have a left and
+    a right.
     """
 
     name: Literal["linear_aug/v1"] = "linear_aug/v1"
@@ -78,7 +80,7 @@ class LinearAug:
         `look` is shown them after each epoch (from 1), for what the best epoch on test would have claimed.
         """
         source = seen_with(data.train, encoder.channels)
-        views = crops(encoder.input_size, encoder.channels)
+        views = fitting(source.name, crops(encoder.input_size, encoder.channels))
         stream = Stream(
             source,
             Augment(views, encoder.mean, encoder.std),

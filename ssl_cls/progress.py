@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _QUIET_SECONDS = 20.0  # between lines where there is no terminal
 _WAIT = 0.1  # of the time: waiting longer for images is worth a change
-_PATIENCE = 3  # updates, of which the first has the start of the decoding processes in it
+_PATIENCE = 3  # updates in a row: of one, the start of the decoding processes or another hitch may be the cause
 
 
 class Display:
@@ -19,7 +19,7 @@ class Display:
     def __init__(self, name: str, total: int, done: int, then: str) -> None:
         self.name, self.total, self.then = name, total, then
         self._bar: Progress | None = None
-        self._waits: list[float] = []
+        self._waiting, self._advised = 0, False  # updates in a row that waited long; whether advice was given
         self._said, self._started, self._done = time.monotonic() - _QUIET_SECONDS, time.monotonic(), done
         if sys.stderr.isatty():
             self._bar = Progress(
@@ -35,11 +35,12 @@ class Display:
     def update(self, done: int, figures: str, data_wait: float, advice: str) -> None:
         """data_wait: share of the time since the last update that was spent waiting for images.
 
-        Where it is above 10 % from the beginning on, `advice` is printed, once.
+        Where it is above 10 % in several updates in a row, `advice` is printed, once.
         """
         figures += f"  data wait {data_wait:.0%}"
-        self._waits.append(data_wait)
-        if len(self._waits) == _PATIENCE + 1 and min(self._waits[1:]) > _WAIT:
+        self._waiting = self._waiting + 1 if data_wait > _WAIT else 0
+        if self._waiting == _PATIENCE and not self._advised:
+            self._advised = True
             self._say(f"{self.name}: a tenth of the time and more is spent waiting for images: {advice}")
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=figures)

@@ -35,6 +35,7 @@ def main() -> None:
         own.add_argument("--dir", help="where data sets are kept (default: data); of `folder`, the images")
         if command == "verify":
             own.add_argument("--labels", help="of `folder`: a manifest with labels for some or all images")
+            own.add_argument("--window", help="of `folder`: which values of deep pixels are 0 and 255, as LOW,HIGH")
     packing = commands.add_parser("pack", help="decode images once, for training that need not; resumes")
     packing.add_argument("path", help="your own images: a folder, a manifest, tar shards or Parquet")
     packing.add_argument("--size", type=int, required=True, help="pixels that no shorter side is to exceed")
@@ -75,41 +76,12 @@ def described(args: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from ssl_cls.data.entry import missing, place
+    from ssl_cls.data.description import describe
 
-    name, entry = _entry(args.name)
-    folder = place(name, entry, Path(args.dir or "data"))
     console = Console(highlight=False)
-    splits = {split: " + ".join(entry.parts(split)) for split in ("train", "val", "test")}
-    if entry.test is None:
-        splits["test"] = f"a fifth of {entry.train[0]}, class by class, by a hash"
-    if entry.val is None:
-        splits["val"] = f"a tenth of the labelled {entry.train[0]}, by a hash"
-    wrong = "" if entry.flip else "left-right flips: a mirrored digit or letter is another one, or none"
-    statistics = (
-        "{} and {}".format(*entry.normalisation) if entry.normalisation else "of a sample of the training images"
-    )
-    lines = {
-        "what": entry.title,
-        "source": entry.url,
-        "licence": entry.licence,
-        "published": ", ".join(f"{part} {count:,}" for part, count in entry.counts.items()) + " images",
-        "classes": f"{entry.num_classes:,}",
-        "our splits": "; ".join(f"{split}: {text}" for split, text in splits.items()),
-        "mean, std": statistics,
-        "wrong for it": wrong or "no augmentation that is usual",
-        "folder": str(folder),
-        "needs": ", ".join(entry.needs) or "nothing that you need to put there",
-        "missing": ", ".join(missing(entry, folder)) or "nothing",
-        "by hand": entry.how,
-    }
-    for label, text in lines.items():
-        if text:
-            console.print(f"[bold]{label:14}[/bold]", end="")
-            console.print(text, markup=False, soft_wrap=True)
-    for file in entry.get:
-        console.print(f"[bold]{'get':14}[/bold]", end="")
-        console.print(f"{file.url}  MD5 {file.md5 or 'unknown: none is published'}", markup=False, soft_wrap=True)
+    for label, text in describe(*_entry(args.name), Path(args.dir or "data")):
+        console.print(f"[bold]{label:14}[/bold]", end="")
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def fetched(args: argparse.Namespace) -> None:
@@ -196,18 +168,22 @@ def _entry(name: str):  # type: ignore[no-untyped-def]
 
 def verified(args: argparse.Namespace) -> int:
     """0, or 1 if any image cannot be read or the counts are not the published ones."""
+    import json
     from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from ssl_cls.config import parse
     from ssl_cls.data import catalog, download
     from ssl_cls.data.entry import place
     from ssl_cls.data.source import all_labels
 
     entry = None if args.name == catalog.OWN else _entry(args.name)[1]
-    config = catalog.DataConfig(source=args.name, path=args.dir, max_bad_fraction=1.0, labels=args.labels)
+    given = {"source": args.name, "path": args.dir, "max_bad_fraction": 1.0, "labels": args.labels}
+    window = [f"window=[{args.window}]"] if args.window else []
+    config = parse(catalog.DataConfig, json.dumps(given), "verify", window)
     console = Console(highlight=False)
     splits = catalog.open_splits(config)
     for split in get_args(catalog.Split):
@@ -235,24 +211,30 @@ def verified(args: argparse.Namespace) -> int:
     for line in bad:
         console.print(Text(f"cannot be read: {line}", style="red"))
     if entry is None:
+        if others := catalog.passed_over(config):
+            console.print(Text(f"passed over: {others}", style="yellow"))
         return 1 if bad else 0
     folder = place(args.name, entry, Path(args.dir or "data"))
     for file in entry.get:
         if (folder / file.name).exists():
-            download.check(file, folder)
-    wrong = _differences(entry, found, source.num_classes)
+            download.check(file, folder / file.name)
+    wrong = _differences(entry, found, source.class_names or [])
     for line in wrong:
         console.print(Text(line, style="red"))
     return 1 if bad or wrong else 0
 
 
-def _differences(entry, images: int, classes: int | None) -> list[str]:  # type: ignore[no-untyped-def]
-    """What is not as published: the counts of images and of classes."""
+def _differences(entry, images: int, classes: list[str]) -> list[str]:  # type: ignore[no-untyped-def]
+    """What is not as published: the counts of images and of classes, and where it is known which classes these are."""
+    from hashlib import sha256
+
     wrong = []
     if images != (published := sum(entry.counts.values())):
         wrong.append(f"{images:,} images where {published:,} are published")
-    if classes != entry.num_classes:
-        wrong.append(f"{classes} classes where {entry.num_classes} are published")
+    if len(classes) != entry.num_classes:
+        wrong.append(f"{len(classes)} classes where {entry.num_classes} are published")
+    elif entry.classes and sha256(" ".join(sorted(classes)).encode()).hexdigest() != entry.classes:
+        wrong.append(f"other classes than those of {entry.url}: results do not compare with what others report")
     return wrong
 
 

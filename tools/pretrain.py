@@ -93,6 +93,7 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
     console.print(config.dump(recipe), end="")
     for label, value in {
         "data": f"{source.name}: {len(source)} images, {channels}, {source.num_classes or 'no'} classes",
+        "passed over": catalog.passed_over(recipe.data),
         "warning": catalog.unfit(recipe.data.source, recipe.views or ()),
         "processes": f"{accelerator.num_processes} on {accelerator.device.type}",
         "global batch": f"{recipe.train.batch_size} = {shares} (processes x micro-batches x images)",

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ssl_cls.data.entry import MERGING
 from ssl_cls.data.files import below, shown
 from ssl_cls.errors import UserError
 
 _MAX_GROWTH = 200  # times its own size that an archive may become: text packs 10:1, a bomb 1000:1
 _FREE = 2**30  # bytes that any archive may become
 _CHUNK = 2**20
+_UNPACKING = ".unpacking-"
 # RuntimeError: encrypted, or packed in a way that is not known
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
@@ -23,13 +25,15 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOF
 def unpack(archive: Path, into: Path) -> None:
     """Unpack `archive` below `into`; what it holds appears there only when all of it is unpacked.
 
+    Where a process ends while it is moved to its place, a file .merging-NAME tells so.
+
     Raises:
         UserError: no archive that can be read; a member that is a link, a device, or leads out of the folder;
             more than can be honest. Nothing of it is left then.
         OSError: the disk is full.
     """
     left = max(_FREE, _MAX_GROWTH * archive.stat().st_size)
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=into) as temporary:
+    with tempfile.TemporaryDirectory(prefix=_UNPACKING, dir=into) as temporary:
         try:
             for name, file in _members(archive):
                 path = Path(temporary) / below(name, str(archive))
@@ -42,8 +46,17 @@ def unpack(archive: Path, into: Path) -> None:
                         target.write(chunk)
         except (*_DAMAGE, FileExistsError, NotADirectoryError) as error:
             raise _refused(f"cannot be unpacked: {error}", archive) from error
+        mark = into / f"{MERGING}{archive.name}"
+        mark.touch()
         for top in Path(temporary).iterdir():
             _merge(top, into / top.name)
+        mark.unlink()
+
+
+def remove_stale(folder: Path) -> None:
+    """What processes that were killed while they unpacked archives have left in `folder`."""
+    for stale in folder.glob(f"{_UNPACKING}*"):
+        shutil.rmtree(stale)
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

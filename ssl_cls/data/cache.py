@@ -26,6 +26,8 @@ def keep(target: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(file)
         temporary.replace(target)
     except OSError:
-        if temporary is not None:
+        pass
+    finally:
+        if temporary is not None:  # which is nothing but where writing failed
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

@@ -68,6 +68,13 @@ def open(config: DataConfig, split: Split, device: torch.device = torch.device("
     return open_published(config.source, entry, root, split, config.max_bad_fraction, device)
 
 
+def passed_over(config: DataConfig) -> str:
+    """Files in a folder of own images that count as none, "500 .heic, 3 .txt"; "" where there are none."""
+    from ssl_cls.data.own import passed_over
+
+    return passed_over(Path(config.path).expanduser()) if config.source == OWN and config.path else ""
+
+
 def fitting(name: str, views: tuple[View, ...]) -> tuple[View, ...]:
     """`views` without what is wrong for the data set `name` ("svhn", "svhn/train"): flips of digits and letters."""
     entry = ENTRIES.get(name.partition("/")[0])

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,8 @@ def read_header(encoded: Encoded) -> Header:
     Raises:
         Exception: whatever Pillow raises for a file that it cannot read, or one that would fill the memory.
     """
+    if isinstance(encoded, Path) and encoded.exists() and not encoded.is_file():
+        raise ValueError("a pipe, a socket or a device, no file")  # which could be read from for ever
     if planes.holds_planes(encoded):
         return Header(*planes.shape(encoded))
     with _opened(encoded) as image:
@@ -185,6 +188,8 @@ def _decoded(
     drafted = stored.draft(None, (math.ceil(stored.width * keep), math.ceil(stored.height * keep)))
     # the last row and column of a draft may stand for less than whole ones, so its size would not do
     width, height = drafted[1][2:] if drafted else stored.size
+    if window and not stored.mode.startswith("I") and ";16" in str(getattr(stored, "tile", "")):
+        raise ValueError("deep colours or transparency, of which Pillow keeps 8 bits and no window: save it as .npy")
     stored.load()
     image: Image.Image = _eight_bit(stored, channels, window)
     if turned in _UPRIGHT:

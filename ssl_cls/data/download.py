@@ -8,7 +8,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
-from ssl_cls.data.archives import unpack
+from ssl_cls.data.archives import remove_stale, unpack
 from ssl_cls.data.entry import Download, Entry, missing, place, require
 from ssl_cls.data.fetch import locked
 from ssl_cls.errors import UserError
@@ -21,7 +21,8 @@ _CHUNK = 1 << 20
 def get(name: str, entry: Entry, root: Path) -> Path:
     """The folder of a data set below `root` with everything that reading needs; what is missing is fetched.
 
-    Archives are unpacked and then deleted. Files that a person has put there are used. Again: nothing to do.
+    Archives are unpacked and then deleted. Files that a person has put there are used. Again: nothing to do, but
+    to compare the checksums of files that are not archives.
 
     Raises:
         UserError: it cannot be fetched without a person (says how), the network fails, a checksum is wrong, or
@@ -29,18 +30,29 @@ def get(name: str, entry: Entry, root: Path) -> Path:
     """
     folder = place(name, entry, root)
     if not missing(entry, folder) or not entry.get:
+        for file in entry.get:
+            if not file.archive and (folder / file.name).exists():
+                check(file, folder / file.name)
         return require(name, entry, root)
     with locked(folder):
+        # an archive that is unpacked is deleted: until all are, a mark says that it need not be fetched again
+        marks = {file: folder / f".{file.name}.unpacked" for file in entry.get if file.archive}
         try:
-            for file in entry.get:
-                if not file.archive and (folder / file.name).exists():
+            remove_stale(folder)
+            for file in entry.get if missing(entry, folder) else ():
+                if file in marks and marks[file].exists():
                     continue
-                if not (folder / file.name).exists():
+                target = folder / file.name
+                if target.exists():
+                    check(file, target)
+                else:
                     _fetch(file, folder)
-                check(file, folder)
                 if file.archive:
-                    unpack(folder / file.name, folder)
-                    (folder / file.name).unlink()
+                    unpack(target, folder)
+                    marks[file].touch()
+                    target.unlink()
+            for mark in marks.values():
+                mark.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"{entry.title} could not be fetched: {error.strerror or error}",
@@ -50,26 +62,26 @@ def get(name: str, entry: Entry, root: Path) -> Path:
     return require(name, entry, root)
 
 
-def check(file: Download, folder: Path) -> None:
-    """Compare a file with the MD5 sum that its authors published, if they did.
+def check(file: Download, path: Path) -> None:
+    """Compare `path` with the MD5 sum of `file` that its authors published, if they did.
 
     Raises:
         UserError: it is another. The file is left as it is.
     """
     if file.md5 is None:
         return
-    with (folder / file.name).open("rb") as opened:
+    with path.open("rb") as opened:
         found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != file.md5:
         raise UserError(
             f"{file.name} is not the published file: its MD5 is {found}, not {file.md5}",
-            str(folder / file.name),
+            str(path),
             "delete it and fetch it again",
         )
 
 
 def _fetch(file: Download, folder: Path) -> None:
-    """Download to NAME.part, from where it broke off, and give it its name when it is whole."""
+    """Download to NAME.part, from where it broke off, and give it its name when it is whole and the published one."""
     partial = folder / f"{file.name}.part"
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(file.url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -97,4 +109,5 @@ def _fetch(file: Download, folder: Path) -> None:
         raise OSError(f"{file.url}: {error.reason}") from error
     if expected is not None and have != expected:
         raise OSError(f"{file.url}: broke off after {have:,} of {expected:,} bytes")
+    check(file, partial)
     partial.replace(folder / file.name)

@@ -10,6 +10,8 @@ from torch import Tensor
 from ssl_cls.data.statistics import Statistics
 from ssl_cls.errors import UserError
 
+MERGING = ".merging-"  # begins the name of a file that lies beside what an archive held while not all of it is there
+
 
 class Part(NamedTuple):
     """One part of a data set as its authors divided it."""
@@ -49,6 +51,7 @@ class Entry:
         normalisation: (mean, std) per channel that everyone uses; None: computed from a sample of the training images.
         flip: whether a mirrored image is still what its label says.
         folder: below the data directory, where it is not the entry's own name.
+        classes: SHA-256 of the sorted class names with blanks between, where people use different classes.
     """
 
     title: str
@@ -66,6 +69,7 @@ class Entry:
     normalisation: Statistics | None = None
     flip: bool = True
     folder: str = ""
+    classes: str = ""
 
     def parts(self, split: str) -> tuple[str, ...]:
         """The published parts in which images of `split` are."""
@@ -81,7 +85,12 @@ def place(name: str, entry: Entry, root: Path) -> Path:
 
 
 def missing(entry: Entry, folder: Path) -> list[str]:
-    """What reading needs and is not there; a gzipped file may also lie there unpacked."""
+    """What reading needs and is not there; a gzipped file may also lie there unpacked.
+
+    All of it where an archive is only half unpacked, see `archives.unpack`.
+    """
+    if next(folder.glob(f"{MERGING}*"), None):
+        return list(entry.needs)
     return [
         path
         for path in entry.needs

@@ -44,10 +44,8 @@ class Published:
 
 def from_mirrors(data: Published, into: Path) -> None:
     """Download from the servers that torchvision knows; plain HTTP will do, since hashes decide."""
-    from torchvision.datasets import FashionMNIST
-
     failure = OSError("torchvision names no mirrors")
-    for mirror in FashionMNIST.mirrors:
+    for mirror in mirrors():
         try:
             for name, file in data.files.items():
                 with urllib.request.urlopen(f"{mirror}{name}.gz", timeout=_CONNECT_SECONDS) as answer:
@@ -56,6 +54,13 @@ def from_mirrors(data: Published, into: Path) -> None:
         except (OSError, HTTPException) as error:
             failure = OSError(f"{mirror}: {error}")
     raise failure
+
+
+def mirrors() -> list[str]:
+    """Of Fashion-MNIST."""
+    from torchvision.datasets import FashionMNIST
+
+    return list(FashionMNIST.mirrors)
 
 
 def from_debian(data: Published, into: Path) -> None:

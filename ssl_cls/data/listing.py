@@ -67,6 +67,10 @@ def open_listing(
     chosen = [number for number in members if not headers.faults[number]]
     bad = [f"{shown(store.path(number))}: {headers.faults[number]}" for number in members if headers.faults[number]]
     refuse_bad(bad, len(members), max_bad_fraction, where)
+    if bad and not chosen:
+        raise UserError(
+            f"all {len(bad)} images of the {split} split cannot be read, first {bad[0]}", where, "replace them"
+        )
     if not chosen:
         fix = "add images, or give each split its own: folders train/, val/ and test/, or a column `split`"
         raise NoImagesError(f"none of the {len(store)} images is in the {split} split", where, fix)

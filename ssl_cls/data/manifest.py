@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_cls.data import splits
 from ssl_cls.data.files import Store, below, shown
 from ssl_cls.data.listing import Found
 from ssl_cls.errors import UserError
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 _COLUMNS = ("path", "label", "labels", "split", "group")
-SPLITS = {"": "", "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_PATHS = ("filename", "file", "file_name", "filepath", "image", "image_path", "img")  # what others call the path
+ROW_RULES = 2  # part of caches' keys: raised when the same values become another Row than before
 _SEPARATOR = ";"  # between the labels of one image in a CSV file
 
 
@@ -38,7 +40,7 @@ def read(path: Path) -> Table:
     """A manifest. Columns of other names are passed over, unless they look like one of these misspelt.
 
     `labels` are separated by semicolons, or a JSON list, of which an empty one is an image that shows no class; an
-    empty cell is an image that is not labelled.
+    empty cell, nan or -1 is an image that is not labelled.
 
     Raises:
         UserError: not such a file; the line is named.
@@ -64,7 +66,7 @@ def list_manifest(path: Path) -> Found:
         UserError: as `read`; also a path that is outside of that folder, or comes twice.
     """
     table = read(path)
-    names = [below(row.path, str(path)) for row in table.rows]
+    names = [_relative(row.path, path.parent, path) for row in table.rows]
     _refuse_twice(names, path)
     store = Store(path.resolve().parent, np.array([os.fsencode(name) for name in names]))
     unknown = Found(path.resolve().name, store, torch.full((len(names),), -1), None, [""] * len(names))
@@ -77,10 +79,10 @@ def annotate(found: Found, table: Table, where: Path) -> Found:
     A column that the manifest does not have leaves what the images' places said.
 
     Raises:
-        UserError: it names an image that is not there, or one twice.
+        UserError: it names an image that is not there, or one twice; or as `refuse_unlearnt`.
     """
     numbers = {found.store.path(number): number for number in range(len(found.store))}
-    names = [below(row.path, str(where)) for row in table.rows]
+    names = [_relative(row.path, found.store.root, where) for row in table.rows]
     _refuse_twice(names, where)
     if absent := [name for name in names if name not in numbers]:
         near = difflib.get_close_matches(absent[0], list(numbers)[:10_000], n=1)
@@ -99,6 +101,7 @@ def annotate(found: Found, table: Table, where: Path) -> Found:
         found = found._replace(splits=[row.split if row else "" for row in rows])
     if "group" in table.columns:
         found = found._replace(groups=[row.group if row else "" for row in rows])
+    refuse_unlearnt(found.labels, found.splits, found.class_names, where)
     return found
 
 
@@ -111,7 +114,9 @@ def from_slices(
     several = any(row.labels is not None and len(row.labels) != 1 for row in rows)
     labels, class_names = encode([row.labels for row in rows], several)
     groups = [row.group for row in rows] if any(row.group for row in rows) else None
-    return Found(name, store, labels, class_names, [row.split for row in rows], groups)
+    found = Found(name, store, labels, class_names, [row.split for row in rows], groups)
+    refuse_unlearnt(labels, found.splits, class_names, root)
+    return found
 
 
 def encode(labels: Sequence[tuple[str, ...] | None], several: bool) -> tuple[Tensor, list[str] | None]:
@@ -135,30 +140,62 @@ def row_of(values: Mapping[str, Any], where: str) -> Row:
     path = values.get("path")
     if not isinstance(path, str) or not path:
         raise UserError("a row without a path", where, "the columns are path, label or labels, split, group")
-    split = str(values.get("split") or "").strip().lower()
-    if split not in SPLITS:
+    split = text_of(values.get("split")).lower()
+    if split and split not in splits.NAMES:
         raise UserError(f"{split[:60]!r} is no split", where, "it is train, val, test, or empty")
-    return Row(path, _labels(values, where), SPLITS[split], str(values.get("group") or ""))
+    return Row(path, _labels(values, where), splits.NAMES.get(split, ""), text_of(values.get("group")))
+
+
+def text_of(value: Any) -> str:
+    """What a cell says, as text without blanks around it; "" for what is empty: nothing, blanks, or no number (nan)."""
+    text = "" if value is None else str(value).strip()
+    return "" if text.lower() == "nan" else text
 
 
 def _labels(values: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
     label, several = values.get("label"), values.get("labels")
-    if isinstance(several, list) and all(isinstance(own, str | int) for own in several):
-        return tuple(dict.fromkeys(map(str, several)))
-    if isinstance(several, str):  # of CSV
-        return tuple(dict.fromkeys(own.strip() for own in several.split(_SEPARATOR) if own.strip())) or None
-    if several is None and (label is None or label == ""):
-        return None
-    if several is None and isinstance(label, str | int) and not isinstance(label, bool):
-        return (str(label).strip(),)
-    raise UserError("a label that is neither text nor a whole number, nor a list of such", where, "correct it")
+    if several is None:
+        name = class_of(label, where)
+        return (name,) if name else None
+    cells = several.split(_SEPARATOR) if isinstance(several, str) else several if isinstance(several, list) else [{}]
+    names = tuple(dict.fromkeys(name for own in cells if (name := class_of(own, where))))
+    return names if names or several == [] else None  # [] says that none of the classes is there
+
+
+def class_of(label: Any, where: str) -> str:
+    """A class by its name, of a text or a whole number; "" where it is not known: nothing, blanks, nan or -1.
+
+    Raises:
+        UserError: anything else.
+    """
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if isinstance(label, bool) or not (label is None or isinstance(label, str | int) or label != label):
+        raise UserError("a label that is neither text nor a whole number, nor a list of such", where, "correct it")
+    text = text_of(label)
+    return "" if text in ("-1", "-1.0") else text
+
+
+def refuse_unlearnt(labels: Tensor, given: Sequence[str], class_names: Sequence[str] | None, where: Path) -> None:
+    """Raise a UserError if a class has given val or test images, but none to learn from, while other classes do.
+
+    Of images with several classes each, rare ones may be in one split alone.
+    """
+    if labels.ndim > 1 or class_names is None:
+        return
+    pairs = set(zip(labels.tolist(), (split in ("", "train") for split in given), strict=True))
+    learnt = {label for label, to_learn in pairs if to_learn and label >= 0}
+    strange = sorted({label for label, to_learn in pairs if not to_learn and label >= 0} - learnt)
+    if learnt and strange:
+        what = f"a class has images to test on, but none to learn from: {shown(class_names[strange[0]])}"
+        raise UserError(what, str(where), "give it images of train too, or leave their labels out")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each row is, and its values by column."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".jsonl":
+            if path.suffix.lower() == ".jsonl":
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         values = json.loads(line)
@@ -166,7 +203,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                             raise UserError("a line that is no JSON object", f"{path}:{number}", "correct it")
                         yield f"{path}:{number}", values
                 return
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
             for values in reader:
                 if None in values:
                     raise UserError("more values than columns", f"{path}:{reader.line_num}", "quote values with commas")
@@ -177,7 +214,22 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"not a manifest that can be read: {error}", str(path), "it is CSV or JSON lines") from error
 
 
+def _relative(name: str, root: Path, where: Path) -> str:
+    """A row's path relative to `root`, which it may begin with."""
+    path = Path(name)
+    for folder in (root.absolute(), root.resolve()):
+        if path.is_absolute() and path.is_relative_to(folder):
+            name = path.relative_to(folder).as_posix()
+    return below(name, str(where))
+
+
 def _refuse_misspelt(values: dict[str, Any], where: str) -> None:
+    if len(values) == 1 and (separator := next((own for own in ";\t" if own in next(iter(values))), "")):
+        what = "columns separated by semicolons" if separator == ";" else "columns separated by tabs"
+        fix = "separate them with commas; labels of one image are what semicolons are for" if separator == ";" else ""
+        raise UserError(what, where, fix or "name the file .tsv")
+    if "path" not in values and (other := [name for name in values if str(name).strip().lower() in _PATHS]):
+        raise UserError(f"no column `path`, but {shown(other[0])!r}", where, "rename it to path")
     for name in values:
         near = difflib.get_close_matches(str(name).strip().lower(), _COLUMNS, n=1, cutoff=0.75)
         if name not in _COLUMNS and near and near[0] not in values:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ssl_cls.data import statistics
 from ssl_cls.data.arrays import Arrays
-from ssl_cls.data.manifest import encode
+from ssl_cls.data.manifest import class_of, encode, refuse_unlearnt, text_of
 from ssl_cls.data.planes import Window, eight_bit
-from ssl_cls.data.splits import hold_out
+from ssl_cls.data.splits import NAMES, hold_out
 from ssl_cls.errors import NoImagesError, UserError
 
 _FIX = "the arrays are images, and labels, splits, groups if known; or train_images, train_labels and so on"
@@ -33,13 +33,14 @@ def open_npz(path: Path, split: str, window: Window | None, device: torch.device
     images, labels, splits = _joined(arrays, path)
     n = len(images)
     encoded, class_names = _encoded(labels, arrays.get("class_names"), n, path)
-    groups = [str(group) for group in arrays["groups"]] if "groups" in arrays else None
+    groups = [text_of(group) for group in arrays["groups"]] if "groups" in arrays else None
     if len(splits) != n or (groups and len(groups) != n):
         raise UserError(f"{n} images, and another number of splits or groups", str(path), _FIX)
     try:
         pixels = torch.from_numpy(_planes(eight_bit(images, window)))
     except ValueError as error:
         raise UserError(str(error), str(path), _FIX) from error
+    refuse_unlearnt(encoded, splits, class_names, path)
     own = hold_out([str(number) for number in range(n)], encoded, splits, groups)
     members = {name: torch.tensor([i for i, s in enumerate(own) if s == name]).long() for name in (split, "train")}
     if not len(members[split]):
@@ -67,10 +68,10 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _joined(arrays: dict[str, NDArray[Any]], path: Path) -> tuple[NDArray[Any], NDArray[Any] | None, list[str]]:
     """Images, labels and given splits of all images, one split after the other."""
     if "images" in arrays:
-        splits = [str(own) for own in arrays.get("splits", np.full(len(arrays["images"]), ""))]
-        if strange := sorted(set(splits) - {"", "train", "val", "test"}):
+        splits = [str(own).strip().lower() for own in arrays.get("splits", np.full(len(arrays["images"]), ""))]
+        if strange := sorted(set(splits) - {"", *NAMES}):
             raise UserError(f"{strange[0][:60]!r} is no split", str(path), "it is train, val, test, or empty")
-        return arrays["images"], arrays.get("labels"), splits
+        return arrays["images"], arrays.get("labels"), [NAMES.get(own, "") for own in splits]
     for images, labels in (("{}_images", "{}_labels"), ("x_{}", "y_{}")):
         found = [split for split in ("train", "val", "test") if images.format(split) in arrays]
         if found:
@@ -93,6 +94,8 @@ def _encoded(
         labels = labels[:, 0]
     if len(labels) != n or labels.ndim > 2:
         raise UserError(f"{n} images, and labels of shape {labels.shape}", str(path), _FIX)
+    if labels.ndim == 1 and labels.dtype.kind == "f" and (np.isnan(labels) | (labels % 1 == 0)).all():
+        labels = np.nan_to_num(labels, nan=-1).astype(np.int64)
     if labels.ndim == 2:
         encoded: Tensor = torch.from_numpy(labels.astype(np.float32))
         if not bool(torch.isin(encoded, torch.tensor([-1.0, 0.0, 1.0])).all()):
@@ -102,7 +105,8 @@ def _encoded(
         encoded = torch.from_numpy(labels.astype(np.int64)).clamp(min=-1)
         count = int(encoded.max()) + 1
     elif labels.dtype.kind in "US":
-        return encode([(str(own),) if str(own) else None for own in labels.astype(str)], several=False)
+        known = [class_of(str(own), str(path)) for own in labels]
+        return encode([(own,) if own else None for own in known], several=False)
     else:
         raise UserError(f"labels of type {labels.dtype}", str(path), _FIX)
     class_names = [str(name) for name in names] if names is not None else [str(number) for number in range(count)]

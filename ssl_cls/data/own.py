@@ -1,4 +1,4 @@
-"""A person's own images, recognised by their path: a folder, a manifest, tar shards, Parquet, .npz or a pack."""
+"""A person's own images, recognised by their path: a folder, a manifest, tar shards, Parquet, Arrow, .npz or a pack."""
 
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from ssl_cls.data.listing import Found, open_listing
 from ssl_cls.data.packed import Packed, is_pack
 from ssl_cls.data.planes import Window
 from ssl_cls.errors import UserError
+
+_CONTAINERS = {".tar": shards.list_shards, ".parquet": parquet.list_parquet, ".arrow": parquet.list_parquet}
 
 
 def open_own(
@@ -34,7 +36,7 @@ def open_own(
         if labels:
             raise UserError("a pack has its labels in itself", "data.labels", "pack again, with data.labels=FILE")
         return Packed(path, split, device)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         if labels:
             raise UserError("a .npz file has its labels in itself", "data.labels", "leave it out")
         return npz.open_npz(path, split, window, device)
@@ -44,20 +46,26 @@ def open_own(
     return open_listing(found.listing(), split, max_bad_fraction, window)
 
 
+def passed_over(path: Path) -> str:
+    """What of a folder of images counts as none, see `scan.passed_over`; "" for images that lie in something else."""
+    if not path.is_dir() or is_pack(path) or any(_files(path, ending) for ending in _CONTAINERS):
+        return ""
+    return scan.passed_over(path)
+
+
 def _found(path: Path) -> Found:
-    if path.suffix in manifest.ENDINGS and path.is_file():
+    if path.suffix.lower() in manifest.ENDINGS and path.is_file():
         return manifest.list_manifest(path)
-    for ending, read in ((".tar", shards.list_shards), (".parquet", parquet.list_parquet)):
+    for ending, read in _CONTAINERS.items():
         if files := _files(path, ending):
             return read(path.resolve().name, files)
     return list_folder(path)
 
 
 def _files(path: Path, ending: str) -> list[Path]:
-    """`path`, or the files of that kind in it, if there is nothing beside them that could hold images."""
+    """`path`, or the files of that kind in it, at any depth, if there is nothing beside them that could hold images."""
     if not path.is_dir():
-        return [path] if path.suffix == ending else []
-    inner = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-    if any(child.is_dir() or child.suffix.lower() in scan.ENDINGS for child in inner):
+        return [path] if path.suffix.lower() == ending else []
+    if any(name.lower().endswith(scan.ENDINGS) for name in scan.visible(path)):
         return []
-    return [child for child in inner if child.suffix == ending]
+    return [path / name for name in sorted(scan.visible(path)) if name.lower().endswith(ending)]

@@ -14,13 +14,16 @@ Window = tuple[float, float]
 
 SIXTEEN_BIT: Window = (0, 65535)
 _NPY, _TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 277, 338  # TIFF 6.0, sections 4 and 18
+# TIFF 6.0, sections 4 and 18
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _DESCRIPTION, _SAMPLES_PER_PIXEL, _EXTRA_SAMPLES = 258, 262, 270, 277, 338
+_RGB = 2
+_MAX_PAGES = 32  # that are taken for channels
 _MAX_CHANNELS = 1024
 _MAX_VALUES = 2**28  # of one array: about what Pillow allows an RGB image
 
 
 def holds_planes(encoded: Encoded) -> bool:
-    """Whether this is a .npy array, or a TIFF of more channels than Pillow reads."""
+    """Whether this is a .npy array, or a TIFF of which Pillow would not show all channels as deep as they are."""
     if isinstance(encoded, Path) and encoded.suffix.lower() not in (".npy", ".tif", ".tiff"):
         return False
     with _stream(encoded) as file:
@@ -109,23 +112,53 @@ def _is_npy(file: IO[bytes]) -> bool:
 
 
 def _tiff(file: IO[bytes]) -> Any:
-    """The first series of a TIFF, whose `shape` and `asarray` tifffile reads."""
+    """The first series of a TIFF, whose `shape` and `asarray` tifffile reads. Pages of it are channels.
+
+    Raises:
+        ValueError: they may be something else, or tifffile is not installed.
+    """
     try:
         import tifffile  # an extra: only such files need it
     except ImportError as error:
-        raise ValueError("TIFFs of more than three channels need tifffile: pip install tifffile") from error
-    return tifffile.TiffFile(file).series[0]
+        raise ValueError("TIFFs of deep colours or other channels need tifffile: pip install tifffile") from error
+    series = tifffile.TiffFile(file).series[0]
+    # I: pages of which nothing is said; Z and T: depths and times
+    if len(series.shape) > 2 and (set(series.axes) & set("IZT") or min(series.shape) > _MAX_PAGES):
+        raise ValueError(
+            f"{len(series)} pages that are not said to be channels: save the one that is meant, or all as one .npy"
+        )
+    return series
 
 
 def _pillow_shows_all(file: IO[bytes]) -> bool:
-    """Whether a TIFF is one of grey, colour and transparency. Pillow takes a fourth unnamed channel for padding."""
+    """Whether a TIFF is one of 8-bit colour or grey of any depth, of one page, or of pages of other sizes or colours.
+
+    Pillow takes unnamed channels for padding, reduces deep colours by 256, and shows one page.
+    """
     file.seek(0)
     try:
         with Image.open(file) as image:
             tags = getattr(image, "tag_v2", {})
-            return int(tags.get(_SAMPLES_PER_PIXEL, 1)) <= 3 or 0 not in tags.get(_EXTRA_SAMPLES, ())
+            if 0 in tags.get(_EXTRA_SAMPLES, ()):
+                return False
+            samples = int(tags.get(_SAMPLES_PER_PIXEL, 1))
+            if samples == 3 and tags.get(_PHOTOMETRIC) == _RGB and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
+                return False
+            return samples > 1 or not _has_more_planes(image)
     except UnidentifiedImageError:
         return False
+
+
+def _has_more_planes(image: Image.Image) -> bool:
+    """Whether a page of one channel is followed by one like it, or has others' pixels behind its own, as ImageJ's."""
+    if "\nimages=" in str(getattr(image, "tag_v2", {}).get(_DESCRIPTION, "")):
+        return True
+    first = (image.size, image.mode)
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return (image.size, image.mode) == first
 
 
 def _stream(encoded: Encoded) -> IO[bytes]:

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from ssl_cls.errors import UserError
 
+NAMES = {  # what people call the splits, in lower case
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 _FRACTIONS = {"test": 0.2, "val": 0.1}  # of the images; of those that are not test
 _HASH_BYTES = {"test": slice(0, 8), "val": slice(8, 16)}  # two independent draws
 

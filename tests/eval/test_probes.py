@@ -19,6 +19,7 @@ from eval.linear import Linear, LinearLayers, available
 from eval.linear_aug import LinearAug
 from eval.ridge import Ridge, solve
 from ssl_cls import export
+from ssl_cls.augment.view import View
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.source import Subset
@@ -169,3 +170,23 @@ def test_the_classical_probe_shows_each_image_anew(data: EvalData, context: Cont
     assert len(seen) == 2
     assert isinstance(_encoder(CNN, tmp_path).network, Backbone)
     assert not torch.equal(seen[0].sort(0).values, seen[1].sort(0).values)
+
+
+@pytest.mark.parametrize(("name", "flip"), [("svhn/train", 0.0), ("cifar10/train", 0.5)])
+def test_the_classical_probe_flips_no_digits(
+    name: str, flip: float, data: EvalData, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colour images of digits have a left and a right too."""
+
+    class SeenError(Exception):
+        pass
+
+    def augment(views: tuple[View, ...], *_: object) -> None:
+        assert [view.flip for view in views] == [flip]
+        raise SeenError
+
+    monkeypatch.setattr("eval.linear_aug.Augment", augment)
+    encoder = replace(_encoder(CNN, tmp_path), channels=3)
+    named = replace(data, train=Subset(data.train, torch.arange(9), name))
+    with pytest.raises(SeenError):
+        LinearAug().train(encoder, named, context)

@@ -229,11 +229,49 @@ def test_given_splits_are_kept_and_missing_ones_carved_from_train(tmp_path: Path
     assert Counter(paths(tmp_path, "test").values()) == {0: 4, 1: 4, 2: 4}
 
 
-def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
-    for name in ("bus", "train"):
+@pytest.mark.parametrize("names", [("train", "valid", "test"), ("Train", "VAL", "Test"),
+                                   ("training", "validation", "testing")])  # fmt: skip
+def test_splits_are_known_by_all_their_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    for name in names:
+        photos(tmp_path / name, 2)
+    for split, name in zip(("train", "val", "test"), names, strict=True):
+        assert {path.split("/")[0] for path in paths(tmp_path, split)} == {name}
+        assert open_own(tmp_path, split, 0.0).class_names == ["cat", "dog", "eel"]
+
+
+@pytest.mark.parametrize("beside", ["logo.png", "unlabeled/1.png", "Unlabelled/deep/1.png", "more/1.png"])
+def test_what_lies_beside_given_splits_is_trained_on_without_a_label(tmp_path: Path, beside: str) -> None:
+    photos(tmp_path / "train", 2)
+    photos(tmp_path / "test", 2)
+    place(tmp_path / beside, noise(5, 5))
+    found = {split: paths(tmp_path, split) for split in ("train", "test")}
+    assert {path.split("/")[0] for path in found["test"]} == {"test"}
+    assert found["train"][beside] == -1
+    assert open_own(tmp_path, "train", 0.0).class_names == ["cat", "dog", "eel"]
+
+
+def test_train_and_unlabelled_images_are_no_classes(tmp_path: Path) -> None:
+    photos(tmp_path / "train")
+    place(tmp_path / "unlabeled" / "1.png", noise(5, 5))
+    assert open_own(tmp_path, "test", 0.0).class_names == ["cat", "dog", "eel"]
+
+
+@pytest.mark.parametrize("folders", [("bus", "train"), ("cat", "Testing"), ("a/train", "a/test"), ("val",),
+                                     ("train/train", "train/val")])  # fmt: skip
+def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for name in folders:
         for number in range(20):
             place(tmp_path / name / f"{number}.png", noise(5, 5))
-    assert open_own(tmp_path, "train", 0.0).class_names == ["bus", "train"]
+    with pytest.raises(UserError, match="split") as refused:
+        open_own(tmp_path, "train", 0.0)
+    assert f"{folders[0].split('/')[0]}/" in refused.value.where
+
+
+def test_inside_of_given_splits_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("bus", "train"):
+            place(tmp_path / split / name / "1.png", noise(5, 5))
+    assert open_own(tmp_path, "test", 0.0).class_names == ["bus", "train"]
 
 
 @pytest.mark.parametrize("folder", [".", "all"])
@@ -422,5 +460,5 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     (tmp_path / "test" / "cat").mkdir(parents=True)
     shutil.copy(tmp_path / "val" / "cat" / "0.png", tmp_path / "test" / "cat" / "0.png")
     (tmp_path / "test" / "cat" / "0.png").write_bytes(b"")
-    with pytest.raises(UserError, match="none of the 13 images is in the test split"):
+    with pytest.raises(UserError, match=r"all 1 images of the test split cannot be read, first test/cat/0[.]png: "):
         open_own(tmp_path, "test", 1.0)

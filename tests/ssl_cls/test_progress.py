@@ -5,7 +5,15 @@ import pytest
 from ssl_cls.progress import Display
 
 
-@pytest.mark.parametrize(("waits", "said"), [([0.9, 0.2, 0.3, 0.2, 0.2], 1), ([0.9, 0.2, 0.02, 0.2, 0.2, 0.2], 0)])
+@pytest.mark.parametrize(
+    ("waits", "said"),
+    [
+        ([0.9, 0.2, 0.3, 0.2, 0.2], 1),
+        ([0.9, 0.2, 0.02, 0.2, 0.2], 0),
+        ([0.9, 0.05, 0.6, 0.6, 0.6, 0.6], 1),
+        ([0.6, 0.6, 0.6, 0.05, 0.6, 0.6, 0.6], 1),
+    ],
+)
 def test_waiting_for_images_is_shown_and_long_waiting_is_advised_on_once(
     waits: list[float], said: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -251,9 +252,51 @@ def test_what_is_wrong_with_a_split_is_said(
             image.save(tmp_path / "photos" / own / "a" / f"{number}.png")
     for path in (tmp_path / "photos" / split / "a").iterdir():
         path.write_bytes(b"no image")
-    for command in (("pack", str(tmp_path / "photos"), "--size", "8"), ("verify", "folder", "--dir", str(tmp_path))):
+    root = str(tmp_path / "photos")
+    for command in (("pack", root, "--size", "8"), ("verify", "folder", "--dir", root)):
         if command[0] == "verify":
             (tmp_path / "photos" / split / "a" / "0.png").unlink()
         assert in_process(monkeypatch, *command) != 0
         assert "cannot be read" in "".join(capsys.readouterr())
     assert not (tmp_path / "photos-8.pack").exists()
+
+
+def test_verify_tells_what_is_passed_over_and_takes_a_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(20):
+        np.save(tmp_path / f"{number}.npy", np.full((9, 9), number / 20, np.float32))
+    for name in ("a.heic", "b.HEIC", "c.xcf", "none"):
+        (tmp_path / name).write_bytes(b"")
+    assert in_process(monkeypatch, "verify", "folder", "--dir", str(tmp_path)) != 0
+    assert "data.window" in "".join(capsys.readouterr())
+    assert in_process(monkeypatch, "verify", "folder", "--dir", str(tmp_path), "--window", "0,1") == 0
+    assert "passed over: 2 .heic, 1 without an ending, 1 .xcf" in capsys.readouterr().out
+
+
+def test_info_names_classes_and_what_fashion_mnist_is_fetched_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not in_process(monkeypatch, "info", "digits")
+    assert "10: 0, 1, 2" in capsys.readouterr().out
+    assert not in_process(monkeypatch, "info", "fashion_mnist", "--dir", str(tmp_path))
+    told = capsys.readouterr().out
+    for name, file in fetch.FASHION_MNIST.files.items():
+        assert f"{name}.gz  SHA-256 of what is in it {file.sha256}" in told
+    assert "missing       train-images-idx3-ubyte, train-labels" in told
+
+
+def test_other_classes_than_the_published_list_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"n{number:08}" for number in range(100)]
+    for part in ("train", "val"):
+        for name in names:
+            (tmp_path / "imagenet100" / part / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4)).save(tmp_path / "imagenet100" / part / name / "1.png")
+    classes = hashlib.sha256(" ".join(names).encode()).hexdigest()
+    own = replace(ENTRIES["imagenet100"], counts={"all": 200}, classes=classes)
+    assert in_process(monkeypatch, "verify", "imagenet100", "--dir", str(tmp_path)) == 1
+    assert "other classes than those of" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setitem(ENTRIES, "imagenet100", own)
+    assert in_process(monkeypatch, "verify", "imagenet100", "--dir", str(tmp_path)) == 0

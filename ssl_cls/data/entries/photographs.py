@@ -80,6 +80,7 @@ PHOTOGRAPHS: dict[str, Entry] = {
         how="from ImageNet, put (or link) the class folders of the list into train/ and into val/",
         test="val",
         normalisation=_IMAGENET,
+        classes="469d277522bc36e827b1bc5121a8d837f7c0fe14737e8326ce34c6e5553f75af",  # of CMC's list
     ),
     "imagenet": Entry(
         title="ImageNet, ILSVRC 2012",

@@ -8,13 +8,14 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ssl_cls.data import archives, download
 from ssl_cls.data.archives import unpack
-from ssl_cls.data.entry import Download, Entry
+from ssl_cls.data.entry import Download, Entry, require
 from ssl_cls.errors import UserError
 
 FILES = {"images/a.png": b"picture" * 99, "labels.txt": b"1\n"}
@@ -155,13 +156,69 @@ def test_a_broken_download_goes_on_where_it_stopped(tmp_path: Path, served: tupl
     assert len(handler.asked) == 3
 
 
-def test_another_checksum_is_refused_and_names_the_file(tmp_path: Path, served: tuple[Path, str, type[Server]]) -> None:
+@pytest.mark.parametrize("archive", [True, False])
+def test_another_checksum_is_refused_each_time_and_names_the_file(
+    archive: bool, tmp_path: Path, served: tuple[Path, str, type[Server]]
+) -> None:
     folder, url, _ = served
     tar(folder / "x.tgz", FILES)
-    with pytest.raises(UserError, match=r"x.tgz is not the published file: its MD5 is [0-9a-f]{32}, not 0{32}") as no:
-        download.get("tiny", entry(Download(f"{url}x.tgz", "0" * 32, archive=True)), tmp_path)
-    assert no.value.where == str(tmp_path / "tiny" / "x.tgz")
-    assert sorted(contents(tmp_path / "tiny")) == [".lock", "x.tgz"]  # nothing of it was unpacked
+    own = replace(entry(Download(f"{url}x.tgz", "0" * 32, archive=archive)), needs=("images" if archive else "x.tgz",))
+    said = r"x.tgz is not the published file: its MD5 is [0-9a-f]{32}, not 0{32}"
+    for _ in range(3):
+        with pytest.raises(UserError, match=said) as no:
+            download.get("tiny", own, tmp_path)
+        assert no.value.where == str(tmp_path / "tiny" / "x.tgz.part")
+        assert sorted(contents(tmp_path / "tiny")) == [".lock", "x.tgz.part"]  # nothing of it was unpacked
+    (tmp_path / "tiny" / "x.tgz.part").rename(tmp_path / "tiny" / "x.tgz")  # as if a person had put it there
+    for _ in range(2):
+        with pytest.raises(UserError, match=said):
+            download.get("tiny", own, tmp_path)
+
+
+def test_an_archive_that_is_unpacked_is_not_fetched_again_where_the_next_one_fails(
+    tmp_path: Path, served: tuple[Path, str, type[Server]]
+) -> None:
+    folder, url, handler = served
+    tar(folder / "first.tgz", {"images/a.png": b"a"})
+    (folder / "second.tgz").write_bytes(b"")
+    own = entry(Download(f"{url}first.tgz", None, True), Download(f"{url}second.tgz", None, True))
+    for _ in range(2):
+        with pytest.raises(UserError, match="second"):
+            download.get("tiny", own, tmp_path)
+        (tmp_path / "tiny" / "second.tgz").unlink()
+    (tmp_path / "tiny" / ".unpacking-killed").mkdir()
+    tar(folder / "second.tgz", {"labels.txt": b"1"})
+    place = download.get("tiny", own, tmp_path)
+    assert contents(place) == {".lock": b"", "images/a.png": b"a", "labels.txt": b"1"}
+    assert not (place / ".unpacking-killed").exists()
+    assert len(handler.asked) == 4
+    (place / "images" / "a.png").unlink()  # no mark is left that would keep it from being fetched
+    assert contents(download.get("tiny", own, tmp_path))["images/a.png"] == b"a"
+
+
+def test_a_kill_while_files_are_moved_to_their_places_does_not_look_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    tar(tmp_path / "tiny" / "x.tgz", FILES)
+    own = replace(entry(Download("http://127.0.0.1:9/x.tgz", None, archive=True)), needs=("images",))
+    merge, iterdir = archives._merge, Path.iterdir
+
+    def killed(source: Path, target: Path) -> None:
+        if source.name == "labels.txt":
+            raise KeyboardInterrupt
+        merge(source, target)
+
+    order = sorted(FILES)  # images first, then labels.txt
+    monkeypatch.setattr(archives, "_merge", killed)
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(sorted(iterdir(path))))
+    with pytest.raises(KeyboardInterrupt):
+        download.get("tiny", own, tmp_path)
+    assert (tmp_path / "tiny" / order[0]).exists()
+    with pytest.raises(UserError, match="A set is not there"):
+        require("tiny", own, tmp_path)
+    monkeypatch.undo()
+    assert contents(download.get("tiny", own, tmp_path)) == FILES | {".lock": b""}
 
 
 def test_files_put_there_by_hand_are_checked_and_used(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Seventy files that a folder of images may hold, and what becomes of each: read, or counted and replaced."""
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -98,6 +99,8 @@ READ: dict[str, Maker] = {
     "a png.jpg": put(_PNG),  # its content says what it is, not its name
     "a jpeg.png": put(_JPEG),
     "upper.JPG": put(_JPEG),
+    "from the web.jfif": put(_JPEG),
+    "scanned.jp2": put(encoded(rgb(), "jpeg2000")),
     "tail of rubbish.jpg": put(_JPEG + b"<?php system($_GET[0]); ?>"),
     "tail of rubbish.png": put(_PNG + bytes(100)),
     "progressive.jpg": put(encoded(rgb(), "jpeg", progressive=True)),
@@ -135,6 +138,9 @@ BAD: dict[str, Maker] = {
     "bomb of 2 gigapixels.png": put(png(50_000, 50_000, bytes(1000))),
     "bomb of 100 megapixels.png": put(png(10_000, 10_000, bytes(1000))),
     "dangling.png": lambda path: path.symlink_to("nowhere"),
+    "pipe.png": lambda path: os.mkfifo(path),
+    "pipe.npy": lambda path: os.mkfifo(path),
+    "device.tif": lambda path: path.symlink_to("/dev/zero"),
     "in a circle.png": lambda path: path.symlink_to(path.name),
     "a pickle.npy": put(
         b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }" + b" " * 56 + b"\n"

@@ -3,16 +3,19 @@
 import io
 import json
 import os
+import struct
 import tarfile
+import zlib
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ssl_cls.data import catalog
+from ssl_cls.data import cache, catalog
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.own import open_own
 from ssl_cls.data.source import all_labels, labelled
@@ -77,7 +80,7 @@ def test_a_manifest_says_labels_splits_and_groups(tmp_path: Path) -> None:
     lines = ["path,label,split,extra"]
     expected = {}
     for number, path in enumerate(content):
-        split, label = ("train", "val", "test")[number % 3], ["cat", "", "10"][number % 3]
+        split, label = ("train", "val", "test")[number // 3 % 3], ["cat", "", "10"][number % 3]
         lines.append(f"{path},{label},{split},x")
         expected[path] = (split, label or None)
     (tmp_path / "m.csv").write_text("\n".join(lines))
@@ -170,6 +173,9 @@ REFUSED = {
     "no path": ("name,label\na/0.png,x", "a row without a path"),
     "misspelt": ("path,lable\na/0.png,x", "did you mean label?"),
     "a split of its own": ("path,split\na/0.png,dev", "is no split"),
+    "semicolons": ("path;label\na/0.png;x", "separated by semicolons"),
+    "a name of another kind": ("filename,label\na/0.png,x", "rename it to path"),
+    "a class to test alone": ("path,label,split\na/0.png,x,train\nb/1.png,new,test", "none to learn from: new"),
     "outside": ("path\n../x.png", "is no path below"),
     "absolute": ("path\n/etc/passwd", "is no path below"),
     "twice": ("path\na/0.png\na/0.png", "comes twice"),
@@ -199,6 +205,67 @@ def test_a_manifest_of_images_that_are_not_there_says_how_paths_are_meant(tmp_pa
     (tmp_path / "images" / "m.csv").write_text("path,label\n" + "\n".join(f"a/{n}.png,x" for n in range(40)))
     with pytest.raises(UserError, match="cannot be read, more than"):
         opened(tmp_path / "images" / "m.csv")
+
+
+@pytest.mark.parametrize("unknown", ["", " ", "nan", "-1", None, -1, float("nan"), -1.0])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "JSONL", "npz"])
+def test_an_unknown_label_is_no_class(tmp_path: Path, kind: str, unknown: object) -> None:
+    labels = [number % 2 if number % 3 else unknown for number in range(60)]
+    content = list(pictures(tmp_path, 60))
+    path = tmp_path / f"m.{kind}"
+    if kind == "npz":
+        if unknown is None:
+            pytest.skip("an array of numbers or text has no None")
+        text = isinstance(unknown, str)
+        np.savez(path, images=np.zeros((60, 2, 2), np.uint8), labels=np.array([str(k) if text else k for k in labels]))
+    elif kind == "csv":
+        rows = [f"{name},{'' if label is None else label}" for name, label in zip(content, labels, strict=True)]
+        path.write_text("\n".join(["path,label", *rows]))
+    else:
+        own = [float(label) if isinstance(label, int) else label for label in labels]  # 1.0 is 1
+        lines = [json.dumps({"path": name, "label": label}) for name, label in zip(content, own, strict=True)]
+        path.write_text("\n".join(lines))
+    sources = opened(path)
+    assert sources["train"].class_names == ["0", "1"]
+    assert sum(int((all_labels(source) == -1).sum()) for source in sources.values()) == 20
+
+
+def test_absolute_paths_below_the_folder_are_paths_in_it(tmp_path: Path) -> None:
+    content = pictures(tmp_path)
+    (tmp_path / "M.CSV").write_text("\n".join(["path", *(str(tmp_path / path) for path in content)]))
+    assert set(found(opened(tmp_path / "M.CSV"))) == set(content)
+    assert set(found(opened(tmp_path, tmp_path / "M.CSV"))) == set(content)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "npz", "tar", "parquet"])
+def test_group_0_is_a_group_as_any_other(tmp_path: Path, kind: str) -> None:
+    groups, data = [number // 2 % 10 for number in range(80)], [png() for _ in range(80)]
+    path = tmp_path / f"m.{kind}"
+    if kind == "npz":
+        np.savez(path, images=np.stack([as_shown(own) for own in data]), groups=np.array(groups))
+        expected = {as_shown(own).tobytes(): group for own, group in zip(data, groups, strict=True)}
+        seen = {
+            split: {expected[own.tobytes()] for own in source.pixels(torch.arange(len(source))).numpy()}
+            for split, source in opened(path).items()
+        }
+    else:
+        if kind == "tar":
+            shard(path, {f"{n}.png": own for n, own in enumerate(data)} | {
+                f"{n}.json": json.dumps({"group": group}).encode() for n, group in enumerate(groups)})  # fmt: skip
+        elif kind == "parquet":
+            pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            parquet.write_table(pa.table({"image": data, "group": groups}), path)
+        else:
+            for number, own in enumerate(data):
+                (tmp_path / f"{number}.png").write_bytes(own)
+            rows = [f"{n}.png,{group}" for n, group in enumerate(groups)]
+            lines = [json.dumps({"path": f"{n}.png", "group": group}) for n, group in enumerate(groups)]
+            path.write_text("\n".join(["path,group", *rows] if kind == "csv" else lines))
+        seen = {
+            split: {groups[int(Path(own).stem)] for own in source.paths()} for split, source in opened(path).items()
+        }
+    assert sum(map(len, seen.values())) == 10
+    assert set.union(*seen.values()) == set(range(10))
 
 
 # --- arrays ---
@@ -387,6 +454,74 @@ def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def hugging_face(image: str = "img", label: str = "label", **more: object):  # type: ignore[no-untyped-def]
+    """A table of 20 images as `datasets` has it: structures of bytes, and the classes' names beside the schema."""
+    pa = pytest.importorskip("pyarrow")
+    known = {"_type": "ClassLabel", "names": ["cat", "dog"]}
+    features = {image: {"_type": "Image"}, label: known, **dict.fromkeys(more, known)}
+    columns = {image: [{"bytes": png(), "path": None} for _ in range(20)], label: [n % 2 for n in range(20)], **more}
+    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+CLONED = [
+    ("data/train-00000-of-00001", "data/validation-00000-of-00001", "data/test-00000-of-00001"),
+    ("main/train/0", "main/valid/0", "main/test/0"),
+]
+
+
+@pytest.mark.parametrize("names", CLONED)
+@pytest.mark.parametrize("columns", [("image", "label"), ("img", "label"), ("scan", "class"), ("image", "labels")])
+def test_a_cloned_data_set_repository_opens(columns: tuple[str, str], names: tuple[str, ...], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "README.md").write_text("a card")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(hugging_face(*columns), tmp_path / f"{name}.parquet")
+    sources = opened(tmp_path)
+    assert [len(source) for source in sources.values()] == [20, 20, 20]
+    assert len({path for source in sources.values() for path in source.paths()}) == 60
+    for source in sources.values():
+        assert source.class_names == ["cat", "dog"]
+        assert all_labels(source).tolist() == [0, 1] * 10
+
+
+def test_of_several_columns_of_classes_the_one_that_is_meant_must_be_said(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(hugging_face(label="fine", coarse=[0] * 20), tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="which of fine, coarse is `label`"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_what_save_to_disk_wrote_opens(several: bool, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    for split in ("train", "test") if several else ("",):
+        folder = tmp_path / split
+        folder.mkdir(exist_ok=True)
+        for name in ("data-00000-of-00001.arrow", "cache-1234.arrow"):
+            table = hugging_face("image")
+            with pa.ipc.new_stream(folder / name, table.schema) as stream:
+                stream.write_table(table)
+        (folder / "dataset_info.json").write_text("{}")
+        (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
+    if several:
+        (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    sources = opened(tmp_path)
+    assert sum(map(len, sources.values())) == (40 if several else 20)
+    assert len(sources["test"]) == (20 if several else 4)
+    assert sources["train"].class_names == ["cat", "dog"]
+
+
+def test_shards_may_lie_in_folders_of_their_splits(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        (tmp_path / split).mkdir()
+        shard(tmp_path / split / "0.tar", {f"{number}.png": png() for number in range(5)})
+    sources = opened(tmp_path)
+    assert [len(source) for source in sources.values()] == [5, 5, 5]
+    assert sources["val"].paths()[0] == "val/0.tar/0.png"
+    assert decoded(sources["test"], 0).shape == (3, 6, 6)
+
+
 def test_without_pyarrow_parquet_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
@@ -451,6 +586,68 @@ def test_a_tiff_of_five_channels_keeps_them_all(tmp_path: Path) -> None:
         source = open_own(tmp_path / str(channels), "train", 0.0)
         assert source.channels == channels
         assert np.array_equal(decoded(source, 0), image.transpose(2, 0, 1)[:, :8, :8])
+
+
+PAGES = {
+    "default": {},
+    "imagej": {"imagej": True, "metadata": {"axes": "CYX"}},
+    "ome": {"ome": True, "metadata": {"axes": "CYX"}},
+    "planar": {"photometric": "minisblack", "planarconfig": "separate"},
+}
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["CYX", "YXC"])
+@pytest.mark.parametrize("kind", PAGES)
+def test_tiffs_keep_the_channels_that_lie_on_pages(kind: str, last: bool, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = RNG.integers(0, 256, (5, 9, 9), np.uint8)
+    if last and kind != "default":
+        pytest.skip("its writer has no such layout")
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels.transpose(1, 2, 0) if last else pixels, **PAGES[kind])
+    source = open_own(tmp_path, "train", 0.0)
+    assert source.channels == 5
+    assert np.array_equal(decoded(source, 0), pixels)
+
+
+def test_a_tiff_of_two_channels_keeps_both(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = RNG.integers(0, 256, (9, 9, 2), np.uint8)
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, photometric="minisblack", planarconfig="contig",
+                         extrasamples=["unspecified"])  # fmt: skip
+    assert np.array_equal(decoded(open_own(tmp_path, "train", 0.0), 0), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("options", [{"metadata": None}, {"imagej": True, "metadata": {"axes": "ZYX"}}])
+def test_pages_that_may_be_something_else_than_channels_are_refused(options: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
+    tifffile = pytest.importorskip("tifffile")
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", np.zeros((4, 9, 9), np.uint8), photometric="minisblack", **options)
+    with pytest.raises(UserError, match="4 pages that are not said to be channels"):
+        open_own(tmp_path, "train", 0.0)
+
+
+@pytest.mark.parametrize("window", [None, (0, 4095)])
+def test_deep_colours_are_reduced_by_the_window_too(window: tuple[float, float] | None, tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    pixels = RNG.integers(0, 4096, (9, 9, 3), np.uint16)
+    for number in range(20):
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, photometric="rgb")
+    source = open_own(tmp_path, "train", 0.0, window=window)
+    expected = np.floor(pixels * (255 / (window[1] if window else 65535)) + 0.5).astype(np.uint8)
+    assert np.array_equal(decoded(source, 0), expected.transpose(2, 0, 1))
+
+
+def test_deep_colours_in_a_png_are_read_but_not_by_a_window(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(4 * (b"\0" + bytes(24)))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(own)) + k + own + struct.pack(">I", zlib.crc32(k + own)) for k, own in chunks]
+    for number in range(20):
+        (tmp_path / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert open_own(tmp_path, "train", 0.0).channels == 3
+    with pytest.raises(UserError, match="Pillow keeps 8 bits and no window"):
+        decoded(open_own(tmp_path, "train", 0.0, window=(0, 4095)), 0)
 
 
 @pytest.mark.parametrize("case", ["objects", "cut", "four axes", "bomb", "empty"])
@@ -543,3 +740,13 @@ def test_without_a_place_for_the_cache_all_works(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     pictures(tmp_path / "images")
     assert len(open_own(tmp_path / "images", "train", 0.0)) > 20
+
+
+def test_what_breaks_off_leaves_no_temporary_file_in_the_cache(tmp_path: Path) -> None:
+    def broken(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.keep(tmp_path / "x", broken)
+    assert list(tmp_path.iterdir()) == []
