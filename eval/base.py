@@ -185,10 +185,14 @@ def _marked(evaluator: Evaluator, mark: str) -> set[str]:
     return {name for name, hint in hints.items() if mark in getattr(hint, "__metadata__", ())}
 
 
+def input_of(encoder: Encoder) -> dict[str, Any]:
+    """How images are fed to it, as its rows say it."""
+    return {"size": encoder.input_size, "channels": encoder.channels, **(encoder.provenance.input or {})}
+
+
 def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> dict[str, Any]:
     """The line of results.jsonl: a function of weights, data, settings and seed, never of the clock."""
     come_from = asdict(encoder.provenance)
-    given = {} if come_from["input"] is None else {"input": come_from["input"]}
     return {
         "run": come_from["run"],
         "method": come_from["method"],
@@ -196,7 +200,6 @@ def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> d
         "encoder_sha256": encoder.sha256,
         "seed": come_from["seed"],
         "pretrain": {key: come_from[key] for key in ("dataset", "images_seen", "view_forwards")},
-        **given,
         "evaluator": result.evaluator,
         "settings": result.settings,
         "dataset": data.name,
@@ -207,5 +210,5 @@ def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> d
         "metrics": result.metrics,
         "chosen_on": result.chosen_on,
         "device": context.device.type,
-        "input": {"size": encoder.input_size, "channels": encoder.channels},
+        "input": input_of(encoder),
     }

@@ -105,8 +105,10 @@ def _fed_alike(line: Line, base: Line, column: Column) -> bool:
     """Whether the same backbone got images of the same size and channels, as far as rows say so; of weights from
     elsewhere they have to, for timm's sizes are not those of a random encoder here."""
     ours, theirs = ([row.record.get("input") for row in one.rows[column]] for one in (line, base))
-    unknown = line.label_free
-    return all(a == b if a and b else unknown for a in ours for b in theirs)
+    unknown, keys = line.label_free, ("size", "channels")
+    return all(
+        [a[key] for key in keys] == [b[key] for key in keys] if a and b else unknown for a in ours for b in theirs
+    )
 
 
 def _broken(base: Line, column: Column, floors: dict[int, float]) -> str:

@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 
 from eval import classifier
-from eval.base import PLACE, Context, Encoder, EvalData, Evaluator, Result, full_name, row, specification, stem
+from eval.base import (
+    PLACE,
+    Context,
+    Encoder,
+    EvalData,
+    Evaluator,
+    Result,
+    full_name,
+    input_of,
+    row,
+    specification,
+    stem,
+)
 from eval.metrics import by_class, by_label
 from eval.whole import whole
 from ssl_cls.data.source import all_labels
@@ -46,8 +58,9 @@ def judge(
             "dataset": data.name,
             **own,
             "seed": encoder.provenance.seed,
-            "input": encoder.provenance.input,
         }
+        if encoder.provenance.input is not None:
+            identity["input"] = input_of(encoder)
         known = [old for old in kept if all(old.get(key) == value for key, value in identity.items())]
         if known and not again:
             say(f"{evaluator.name}: known")

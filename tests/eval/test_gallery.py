@@ -71,7 +71,7 @@ def test_reconstructions_show_the_view_where_patches_were_visible(tmp_path: Path
     assert picture is not None
     views, visible, answers = (np.stack([decoded(image) for image in strip]) for strip in picture.strips)
     same = (views == visible).reshape(len(views), 7, 4, 7, 4).all((2, 4))
-    assert (same.sum((1, 2)) >= 49 - int(49 * 0.75)).all()
+    assert (same.sum((1, 2)) >= int(49 * 0.25)).all()
     shown = np.kron(same, np.ones((1, 4, 4))) > 0
     np.testing.assert_array_equal(answers[shown], views[shown])
     assert (answers[~shown] != visible[~shown]).mean() > 0.5
@@ -100,7 +100,7 @@ def test_reconstructions_of_files_are_of_what_evaluation_sees(tmp_path: Path) ->
     expected = source.crops(index, [boxes], [28], "bilinear")[0].permute(0, 2, 3, 1).numpy()
     assert np.abs(shown.astype(int) - expected).max() <= 1
     same = (shown == visible).reshape(len(shown), 7, 4, 7, 4, 3).all((2, 4, 5))
-    assert (same.sum((1, 2)) >= 49 - int(49 * 0.75)).all()
+    assert (same.sum((1, 2)) >= int(49 * 0.25)).all()
     assert (answers != visible).mean() > 0.3
 
 

@@ -89,7 +89,7 @@ def test_weights_that_are_shown_images_in_another_way_are_judged_anew(
     for number, crop in enumerate((0.875, 0.95, 0.95)):
         other = replace(encoder, provenance=replace(encoder.provenance, input={"crop_pct": crop, "mean": [0.5]}))
         (row,) = judge(other, data, [KNN()], context, said.append)
-        assert row["input"] == {"crop_pct": crop, "mean": [0.5]}
+        assert row["input"] == {"size": 8, "channels": 1, "crop_pct": crop, "mean": [0.5]}
         assert ("knn/v1: known" in said) == (number == 2)
 
 
