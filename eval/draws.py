@@ -6,11 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.base import EvalData
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.rng import DrawKey, bits
 
 _EPOCH = -2  # keeps label draws apart from training's draws, whose epochs are never negative
+
+
+def num_labels(n: int | float, data: EvalData) -> int:
+    """`n` itself, or so large a share of the labelled images of train and val."""
+    return n if isinstance(n, int) else round(n * len(_known(pool_labels(data.train, data.val))))
 
 
 def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
@@ -23,7 +29,7 @@ def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
     Raises:
         UserError: more labels asked for than there are, or fewer than one a class.
     """
-    known = torch.nonzero(labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1))[:, 0]
+    known = _known(labels)
     if n > len(known):
         raise UserError(
             f"n_labels={n}, but train and val have {len(known)} labelled images",
@@ -45,6 +51,11 @@ def label_draw(labels: Tensor, num_classes: int, n: int, number: int) -> Tensor:
     # Who is first within a turn is drawn apart: by the same number, large classes would tend to be.
     order = chance[:, 1].argsort()
     return known[order[turn[order].argsort(stable=True)]][:n]
+
+
+def _known(labels: Tensor) -> Tensor:
+    """Which images are labelled."""
+    return torch.nonzero(labels >= 0 if labels.ndim == 1 else (labels >= 0).all(1))[:, 0]
 
 
 def bears_holding_out(n: int, num_classes: int) -> bool:

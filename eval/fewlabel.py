@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from eval.base import Context, Encoder, EvalData, Result
-from eval.draws import bears_holding_out, folds, label_draw, pool_labels
+from eval.draws import bears_holding_out, folds, label_draw, num_labels, pool_labels
 from eval.features import extract
 from eval.heads import Heads, fit
 from eval.tasks import task_of
 from ssl_cls.data.source import all_labels
-from ssl_cls.spec import Count, Natural, spec
+from ssl_cls.spec import Count, Natural, Share, spec
 
 _FOLDS = 5
 _WEIGHT_DECAYS = tuple(10.0 ** (power / 2) for power in range(-6, 3))  # 0.001 to 10, for standardised features
@@ -30,7 +30,7 @@ class FewLabel:
     """
 
     name: Literal["fewlabel/v1"] = "fewlabel/v1"
-    n_labels: tuple[Count, ...] = (100, 600)
+    n_labels: tuple[Count | Share, ...] = (100, 600)  # images, or a share of those labelled
     draws: tuple[Natural, ...] = (0, 1, 2, 3, 4)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
@@ -39,7 +39,7 @@ class FewLabel:
             UserError: the data has too few labels for an n, or n is fewer than one a class.
         """
         labels, test_labels = pool_labels(data.train, data.val), all_labels(data.test)
-        cases = [(n, draw) for n in self.n_labels for draw in self.draws]
+        cases = [(num_labels(n, data), draw) for n in self.n_labels for draw in self.draws]
         members = [label_draw(labels, data.num_classes, n, draw) for n, draw in cases]
         train, val, test = (extract(encoder, source, context) for source in (data.train, data.val, data.test))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from eval.base import Context, Encoder, EvalData, Option, Result, Variant
 from eval.cases import Case, Part, cases
 from eval.classifier import Classifier
-from eval.draws import bears_holding_out
+from eval.draws import bears_holding_out, num_labels
 from eval.features import batches
 from eval.inference import Inference, logits, trained
 from eval.losses import PROBABILITIES, Loss, loss, loss_for
@@ -22,7 +22,7 @@ from eval.tasks import SHARE, task_of
 from eval.training import Course, Training, looks, train
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
-from ssl_cls.spec import Count, Natural, Positive, spec
+from ssl_cls.spec import Count, Natural, Positive, Share, spec
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class FineTune(Training):
     """
 
     name: Literal["finetune/v1"] = "finetune/v1"
-    n_labels: Count | Literal["all"] = 600
+    n_labels: Count | Share | Literal["all"] = 600  # images, or a share of those labelled
     draws: tuple[Natural, ...] = (0,)
     learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
     steps: Count = 500
@@ -85,9 +85,10 @@ class FineTune(Training):
             if not context.rank:
                 log.warning("%s: %s has no weights to fine-tune", self.name, encoder.provenance.run)
             return []
-        settings = self._settings(data)
+        n_labels: int | Literal["all"] = "all" if self.n_labels == "all" else num_labels(self.n_labels, data)
+        settings = self._settings(data, n_labels)
         num_parts = _AUTO_FOLDS if self.strategy == "auto" else 1
-        given = cases(encoder, data, context, self.n_labels, self.draws, num_parts)
+        given = cases(encoder, data, context, n_labels, self.draws, num_parts)
         tried = context.share([partial(self._try, case, *setting) for case in given for setting in settings])
         finished: list[Classifier] = []
         jobs = [
@@ -100,15 +101,15 @@ class FineTune(Training):
         model = trained(finished[0], encoder, data, PROBABILITIES.get(loss_for(self.loss, all_labels(data.test))))
         return [replace(results[0], classifier=model), *results[1:]]  # the first draw's, which the first rank finished
 
-    def _settings(self, data: EvalData) -> list[tuple[Strategy, float]]:
+    def _settings(self, data: EvalData, n_labels: int | Literal["all"]) -> list[tuple[Strategy, float]]:
         """What is tried on held-out labels: nothing where there is no choice, or no label to hold out."""
         candidates: list[Strategy] = ["head", "top", "all"] if self.strategy == "auto" else [self.strategy]
         if self.strategy == "auto" and all_labels(data.test).ndim == 2:
             what = "auto compares accuracies, and these images have several labels each"
             raise UserError(what, "finetune.strategy", "give head, top or all")
-        if self.n_labels != "all" and not bears_holding_out(self.n_labels, data.num_classes):
+        if isinstance(n_labels, int) and not bears_holding_out(n_labels, data.num_classes):
             if self.strategy == "auto" or looks(self):
-                what = f"{self.n_labels} labels of {data.num_classes} classes leave none to hold out and choose by"
+                what = f"{n_labels} labels of {data.num_classes} classes leave none to hold out and choose by"
                 fix = f"give {2 * data.num_classes} labels, or a plain strategy without patience and plateau"
                 raise UserError(what, "finetune.n_labels", fix)
             return []

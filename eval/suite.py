@@ -28,12 +28,12 @@ from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
 from ssl_cls.run import Run
-from ssl_cls.spec import Count, Natural, Positive, spec
+from ssl_cls.spec import Count, Natural, Positive, Share, spec
 
 
 @spec
 class FewLabelPart:
-    n_labels: tuple[Count, ...] = (100, 600)
+    n_labels: tuple[Count | Share, ...] = (100, 600)
     draws: Count | tuple[Count, ...] = 5  # of each n, or a number for each of them
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class FewLabelPart:
 
 @spec
 class FineTunePart:
-    n_labels: tuple[Count | Literal["all"], ...] = (600,)
+    n_labels: tuple[Count | Share | Literal["all"], ...] = (600,)
     draws: Count | tuple[Count, ...] = 1
     learning_rates: tuple[Positive, ...] = FineTune().learning_rates
     steps: Count = FineTune().steps
@@ -165,8 +165,8 @@ def launcher() -> list[str]:
 def evaluators(suite: Suite, judged: EvalData) -> tuple[list[Evaluator], list[Evaluator], list[Evaluator]]:
     """On all labels; linear heads on few; fine-tuning."""
     tune = suite.fine_tune
-    few_labels: tuple[int, ...] = suite.few_label.n_labels
-    tuned_labels: tuple[int | Literal["all"], ...] = tune.n_labels
+    few_labels: tuple[int | float, ...] = suite.few_label.n_labels
+    tuned_labels: tuple[int | float | Literal["all"], ...] = tune.n_labels
     if suite.labels_per_class:
         few_labels = fitting.label_counts(suite.labels_per_class, judged)
         tuned_labels = few_labels[-1:]

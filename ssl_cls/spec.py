@@ -6,13 +6,14 @@ The constraints are read by `config.load`, which checks a whole recipe at once; 
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 T = TypeVar("T")
 
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
+Share = Annotated[float, Gt(0), Lt(1)]  # of what there is: neither nothing nor all
 Count = Annotated[int, Gt(0)]
 Natural = Annotated[int, Ge(0)]
 

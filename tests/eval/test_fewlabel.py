@@ -86,6 +86,18 @@ def test_rows_say_what_was_used(tmp_path: Path, context: Context) -> None:
     assert results[2].metrics["top1"] > results[0].metrics["top1"]
 
 
+def test_a_share_of_the_labels_is_that_many_of_them(tmp_path: Path, context: Context) -> None:
+    data, encoder = _data(), _encoder(tmp_path)
+    everything = len(data.train) + len(data.val)
+    assert 60 / everything < 1
+    counted, shared = (FewLabel(n_labels=(n,), draws=(0, 1)).run(encoder, data, context) for n in (60, 60 / everything))
+    for one, other in zip(counted, shared, strict=True):
+        assert (one.n_labels, one.n_train) == (other.n_labels, other.n_train) == (60, 60)
+        assert torch.equal(one.predictions, other.predictions)
+    with pytest.raises(UserError, match="fewer than one for each"):
+        FewLabel(n_labels=(1 / everything,)).run(encoder, data, context)
+
+
 def test_only_the_drawn_labels_have_a_say(tmp_path: Path, context: Context) -> None:
     """Neither the other images and labels of train and val, nor any test label, change the head."""
     data, n = _data(), 40

@@ -88,6 +88,13 @@ def test_it_learns_and_leaves_the_encoder_alone(tmp_path: Path, context: Context
     assert (result.n_labels, result.draw, result.n_train, result.n_test) == (30, 0, 30, TEST)
 
 
+def test_a_share_of_the_labels_is_that_many_of_them(tmp_path: Path, context: Context) -> None:
+    data = _data()
+    shared = replace(QUICK, n_labels=30 / (len(data.train) + len(data.val)))
+    counted, other = (one.run(_encoder(_backbone(0), tmp_path), data, context)[0] for one in (QUICK, shared))
+    assert (counted.n_labels, counted.metrics) == (other.n_labels, other.metrics) == (30, other.metrics)
+
+
 def test_a_frozen_encoder_is_fine_tuned_like_any_other(tmp_path: Path, context: Context) -> None:
     brief = replace(QUICK, steps=6)
     (free,) = brief.run(_encoder(_backbone(0), tmp_path), _data(), context)
