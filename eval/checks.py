@@ -57,7 +57,9 @@ def _checks(group: Group, say: Callable[[str], None]) -> Checks:
             continue
         leaks.append(found.sentence)
         if found.pairs:
-            checks.copies.append(gallery.copies(pretraining, test, found.pairs))
+            checks.copies.append(
+                gallery.copies(f"{test.name} in {pretraining.name}", pretraining, test, found.pairs, "correlation")
+            )
     if not leaks and any(line.kind == "pretrained" for line in group.lines):
         leaks.append("Leakage was not checked: no run directory here says what was pretrained on.")
     checks.sentences += leaks

@@ -106,18 +106,20 @@ def wrong(source: Source, found: Sequence[Mistake]) -> list[Thumbnail]:
     ]
 
 
-def copies(pretraining: Source, test: Source, pairs: Sequence[tuple[int, int, float]]) -> Picture:
-    """Above, test images; below each, the pretraining image that it is a copy of or nearly so."""
+def copies(
+    title: str, training: Source, test: Source, pairs: Sequence[tuple[int, int, float]], measure: str
+) -> Picture:
+    """Above, test images; below each, the training image that it is most alike by `measure`."""
     above = originals(test, torch.tensor([query for query, _, _ in pairs]))
-    below = originals(pretraining, torch.tensor([place for _, place, _ in pairs]))
+    below = originals(training, torch.tensor([place for _, place, _ in pairs]))
     strips = [
         [Thumbnail(uri(image), f"test image {query}") for image, (query, _, _) in zip(above, pairs, strict=True)],
         [
-            Thumbnail(uri(image), f"pretraining image {place}, correlation {r:.4f}")
+            Thumbnail(uri(image), f"training image {place}, {measure} {r:.4f}")
             for image, (_, place, r) in zip(below, pairs, strict=True)
         ],
     ]
-    return Picture(f"{test.name} in {pretraining.name}", strips)
+    return Picture(title, strips)
 
 
 def class_name(source: Source, label: Tensor) -> str:

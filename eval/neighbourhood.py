@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from eval import encoders, features
 from eval.base import Context, EvalData
 from eval.data import shown
-from eval.gallery import Picture, Thumbnail, class_name, first_of_each, originals, uri
+from eval.gallery import Picture, Thumbnail, class_name, copies, first_of_each, originals, uri
+from eval.neighbours import nearest
 from eval.record import Row
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
@@ -68,6 +69,16 @@ def neighbours(title: str, encoder: Known) -> Picture:
             strip.append(Thumbnail(uri(neighbour), name, "same" if alike else "other"))
         strips.append(strip)
     return Picture(title, strips)
+
+
+def closest(title: str, encoder: Known) -> Picture:
+    """The test images (up to eight) that a training image is nearest to, by cosine about the mean of all of these: copies
+    that pixels do not show, if there are any."""
+    data, bank, test = encoder
+    (found,) = nearest(bank, test, 1, ("centred",))
+    cosine, queries = found.similarity[:, 0].topk(min(_NUM_QUERIES, len(test)))
+    pairs = list(zip(queries.tolist(), found.rows[queries, 0].tolist(), cosine.tolist(), strict=True))
+    return copies(f"by the features of {title}", data.train, data.test, pairs, "cosine")
 
 
 def feature_map(title: str, encoder: Known) -> Map:

@@ -169,9 +169,10 @@ def _looks(group: Group, data: EvalData | None, missing: list[str]) -> list[Pict
 
 
 def _features(group: Group, data: EvalData | None, missing: list[str]) -> dict[str, Any]:
-    """Neighbours and map of the first run of each line of frozen features."""
+    """Neighbours and map of the first run of each line of frozen features; of one, what it finds most alike."""
     neighbours: list[Picture] = []
     maps: list[neighbourhood.Map] = []
+    alike: list[Picture] = []
     for line in (line for line in group.lines if line.kind != "scratch" and data is not None):
         row = line.every_row[0]
         try:
@@ -182,12 +183,14 @@ def _features(group: Group, data: EvalData | None, missing: list[str]) -> dict[s
             continue
         neighbours.append(neighbourhood.neighbours(line.label, encoder))
         maps.append(neighbourhood.feature_map(line.label, encoder))
+        if line.kind == "pretrained" and not alike:
+            alike.append(neighbourhood.closest(line.label, encoder))
         if drawn := neighbourhood.umap(line.label, encoder):
             maps.append(drawn)
     names = (data.test.class_names or []) if data else []
     present = sorted({label for drawn in maps for label in drawn.points})
     classes = {label: names[label] if label < len(names) else f"class {label}" for label in present}
-    return {"neighbours": neighbours, "maps": maps, "classes": classes}
+    return {"neighbours": neighbours, "maps": maps, "classes": classes, "alike": alike}
 
 
 def _pictures(lines: Sequence[Line], missing: list[str]) -> dict[str, Any]:

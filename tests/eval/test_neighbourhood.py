@@ -93,6 +93,22 @@ def test_neighbours_are_scikit_learn_s(data: EvalData, tmp_path: Path) -> None:
         np.testing.assert_array_equal(decoded(query), data.test.pixels(torch.tensor([number(query)]))[0, 0])
 
 
+def test_the_most_alike_are_the_pairs_of_the_largest_centred_cosine(data: EvalData) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bank, test = (torch.randn(len(source), 6, generator=generator) + 3 for source in (data.train, data.test))
+    test[17] = bank[5] * 1.0
+    picture = neighbourhood.closest("x", neighbourhood.Known(data, bank, test))
+    about = bank.numpy().mean(0)
+    oracle = NearestNeighbors(metric="cosine", algorithm="brute", n_neighbors=1).fit(bank.numpy() - about)
+    distances, rows = (found[:, 0] for found in oracle.kneighbors(test.numpy() - about))
+    order = np.argsort(distances)[:8]
+    above, below = picture.strips
+    assert [number(one) for one in above] == order.tolist()
+    assert [number(one) for one in below] == rows[order].tolist()
+    assert (number(above[0]), number(below[0])) == (17, 5)
+    assert below[0].alt.endswith("cosine 1.0000")
+
+
 def test_other_weights_than_the_row_s_are_not_shown(data: EvalData, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the weights"):
         neighbourhood.known("pixels", pixels_row("other"), data, Context(torch.device("cpu"), cache=tmp_path))
