@@ -72,7 +72,7 @@ def neighbours(title: str, encoder: Known) -> Picture:
 
 
 def closest(title: str, encoder: Known) -> Picture:
-    """The test images (up to eight) that a training image is nearest to, by cosine about the mean of all of these: copies
+    """The test images (up to eight) that a training image is nearest to, by cosine about the mean of training: copies
     that pixels do not show, if there are any."""
     data, bank, test = encoder
     (found,) = nearest(bank, test, 1, ("centred",))
