@@ -58,9 +58,9 @@ def present(runs: Sequence[Path], command: Sequence[str], out: Path, console: Co
     Returns the path of the report.
     """
     data = config.load(runs[0] / "recipe.yaml").data
-    train, test = catalog.open(data, "train"), catalog.open(data, "test")
+    train, val, test = (catalog.open(data, split) for split in ("train", "val", "test"))
     specs = {**{run.name: str(run) for run in runs}, "random": f"random:{runs[0]}", "pixels": "pixels"}
-    everything = EvalData(train.name.rpartition("/")[0], train, test, test, 0)
+    everything = EvalData(train.name.rpartition("/")[0], train, val, test, 0)
     found = [_found(label, encoders.load(spec, everything, 0), train, test) for label, spec in specs.items()]
     advice = _advice(found[0].to_label, out / "to_label.csv", command)
     console.print(Text("\n" + _NOT_KNOWN, style="bold"))
@@ -172,7 +172,6 @@ def _page(data: EvalData, found: Sequence[Found], advice: Sequence[str], command
         title=f"{data.name}, without labels",
         name=data.name,
         num_images=len(data.train) + len(data.val) + len(data.test),
-        num_train=len(data.train),
         not_known=_NOT_KNOWN,
         advice=advice,
         found=found,

@@ -65,6 +65,7 @@ def test_a_suite_on_unlabelled_images_ends_in_a_report_that_says_what_to_do(tmp_
     assert not (out / "supervised-seed0").exists()  # nothing it could learn from
     page = (out / "index.html").read_text()
     assert "Accuracy cannot be known" in page
+    assert "in 80 images of" in page  # every one once: val was not counted, and test twice
     assert "<b>" not in page.replace("<body>", "")
     with (out / "to_label.csv").open() as file:
         rows = list(csv.DictReader(file))
