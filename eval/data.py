@@ -81,6 +81,17 @@ def open_data(config: DataConfig, device: torch.device = torch.device("cpu")) ->
     return EvalData(name, train, val, test, train.num_classes, trainable, config.window)
 
 
+def open_images(config: DataConfig) -> EvalData:
+    """All images of train, val and test, labelled or not; of unlabelled ones alone there are no classes.
+
+    Raises:
+        UserError: the data cannot be had.
+    """
+    train, val, test = (catalog.open(config, split) for split in ("train", "val", "test"))
+    name = train.name.rpartition("/")[0]
+    return EvalData(name, train, val, test, train.num_classes or 0, frozenset((train.members,)), config.window)
+
+
 def cautions(data: EvalData) -> list[str]:
     """What a reader of a table on these data should know first: classes too small for their accuracy to mean much."""
     sizes = torch.stack([_class_sizes(source, data.num_classes) for source in (data.train, data.val, data.test)])

@@ -21,7 +21,7 @@ def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
     """For each split, into eval/features: train.npy, float32 [N, D]; train_labels.npy, int64 [N] or float [N, K]; and
     train.parquet, where pyarrow is installed, else train.csv: a row an image, with its number in the split, its file
     where it has one, its label or labels, and, on test, the class, or the list of labels, that each evaluation so far
-    has answered. Every rank must call it."""
+    has answered. An unlabelled image has label -1 and no class. Every rank must call it."""
     folder = encoder.out / "features"
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
@@ -55,7 +55,7 @@ def _labels(source: Source, labels: Tensor) -> dict[str, list[Any]]:
     names = source.class_names or [str(number) for number in range(source.num_classes or 0)]
     if labels.ndim == 2:
         return {f"is {name}": column for name, column in zip(names, labels.int().T.tolist(), strict=True)}
-    return {"label": labels.tolist(), "class": [names[label] for label in labels.tolist()]}
+    return {"label": labels.tolist(), "class": [names[label] if label >= 0 else "" for label in labels.tolist()]}
 
 
 def _answers(out: Path, data: EvalData) -> dict[str, list[Any]]:
@@ -67,7 +67,7 @@ def _answers(out: Path, data: EvalData) -> dict[str, list[Any]]:
         if answers.ndim == 1
         else [[names[k] for k in np.flatnonzero(own > 0)] for own in answers]
         for name, answers in sorted(found.items())
-        if answers is not None
+        if answers is not None and len(answers) == len(data.test)
     }
 
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
     from eval import encoders
     from eval.base import Context
-    from eval.data import open_data, overridden, shown
+    from eval.data import open_data, open_images, overridden, shown
     from eval.judge import judge
     from eval.overrides import evaluators
     from eval.sheet import write_features
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
         console.print(f"  {text}", soft_wrap=True)
 
     for spec, recipe in zip(specs, recipes, strict=True):
-        data = open_data(overridden(recipe.data if recipe else usual, of_data))
+        config = overridden(recipe.data if recipe else usual, of_data)
+        data = open_data(config) if asked else open_images(config)
         encoder = encoders.load(spec, data, args.seed)
         data = shown(data, encoder.channels)
         context = Context(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import confusion_matrix, recall_score
 from torch import Tensor, nn
 
@@ -287,6 +288,21 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert "knn/v1" in done.stdout
     assert (tmp_path / "runs/pixels/eval/results.jsonl").is_file()
     assert (tmp_path / "runs/pixels/eval/features/val.npy").is_file()
+
+
+def test_features_need_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    names = {f"{number}.png" for number in range(40)}
+    for name in names:
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / name)
+    data = ["data.source=folder", "data.path=pictures"]
+    done = _tool(["pixels", "--evaluators", "features", *data], tmp_path)
+    assert done.returncode == 0, done.stderr
+    tables = [_table(tmp_path / "runs/pixels/eval", split) for split in ("train", "val", "test")]
+    assert {path for table in tables for path in table["path"]} == names
+    assert {label for table in tables for label in table["label"]} == {"-1"}
+    assert _tool(["pixels", "--evaluators", "features", "knn", *data], tmp_path).returncode == 2  # nothing to judge by
 
 
 @pytest.mark.parametrize(
