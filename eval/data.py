@@ -1,8 +1,10 @@
 """The labelled splits that encoders are judged on."""
 
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -15,11 +17,11 @@ from ssl_cls.errors import UserError
 
 MIN_A_CLASS = 20  # labelled images: fewer, and the fifth that is tested on is four at most
 _NAMED = 5  # small classes that are named one by one
-_KEYS = ("data.source", "data.path", "data.labels")
+_KEYS = ("data.source", "data.path", "data.labels", "data.window")
 
 
 def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
-    """`config` with data.source, data.path or data.labels changed; a new source forgets the old one's path and labels.
+    """`config` with data.source, .path, .labels or .window changed; a new source forgets the old one's path and labels.
 
     Raises:
         UserError: any other key, or an unknown source.
@@ -31,11 +33,14 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
             raise UserError(
                 f"evaluation has no setting {key!r}",
                 override,
-                f"did you mean {near[0]}?" if near else "it takes data.source=NAME, data.path=DIR and data.labels=FILE",
+                f"did you mean {near[0]}?"
+                if near
+                else "it takes data.source=NAME, data.path=DIR, data.labels=FILE and data.window=[LOW,HIGH]",
             )
         if key != "data.source":
             try:
-                config = replace(config, path=value) if key == "data.path" else replace(config, labels=value)
+                changed: dict[str, Any] = {key.removeprefix("data."): _window(value) if key == _KEYS[-1] else value}
+                config = replace(config, **changed)
             except ValueError as error:
                 raise UserError(str(error), override, "give data.source=folder before it") from error
             continue
@@ -49,6 +54,18 @@ def overridden(config: DataConfig, overrides: Sequence[str]) -> DataConfig:
         if value != config.source:
             config = DataConfig(value, workers=config.workers, max_bad_fraction=config.max_bad_fraction)
     return config
+
+
+def _window(value: str) -> tuple[float, float]:
+    """
+    Raises:
+        ValueError: not two numbers.
+    """
+    try:
+        low, high = map(float, json.loads(value))
+    except TypeError as error:
+        raise ValueError(f"a window is [low, high], not {value}") from error
+    return low, high
 
 
 def has_labels(config: DataConfig) -> bool:

@@ -14,7 +14,7 @@ from eval.record import Row
 from eval.rows import data_config
 from ssl_cls.data.catalog import DataConfig
 
-_DATA = ("source", "path", "labels")
+_DATA = ("source", "path", "labels", "window")
 _TIGHT = (",", ":")
 
 

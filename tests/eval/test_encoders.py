@@ -204,6 +204,7 @@ def test_data_are_the_recipe_s_unless_overridden(run: Path) -> None:
     assert encoders.recipe_of("pixels") is None
     changed = overridden(recipe.data, ["data.source=folder", "data.path=/images"])
     assert (changed.source, changed.path) == ("folder", "/images")
+    assert overridden(changed, ["data.window=[0,4095]"]).window == (0.0, 4095.0)
     assert overridden(changed, ["data.source=digits"]).path is None
 
 
@@ -213,6 +214,9 @@ def test_data_are_the_recipe_s_unless_overridden(run: Path) -> None:
         ("data.sorce=digits", "data.source"),
         ("data.source=digit", "digits"),
         ("train.epochs=3", "data.source=NAME"),
+        ("data.window=wide", "data.source=folder"),
+        ("data.window=7", "data.source=folder"),
+        ("data.window=[9,3]", "data.source=folder"),
     ],
 )
 def test_other_overrides_are_refused(override: str, fix: str) -> None:
