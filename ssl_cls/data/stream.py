@@ -155,11 +155,12 @@ class Stream:
         return Batch(views, part.to(self.device, non_blocking=True), key, labels)
 
     def _cut(self, start: int, stop: int) -> Iterator[list[list[Tensor]]]:
-        """The crops of each micro-batch of each step, made ahead of time in other processes."""
+        """The crops of each micro-batch of each step, made ahead of time; for a GPU by processes, which pin them."""
         total = len(self.source) + len(self.source.bad)
         cuts = _Cuts(self.source, self.augment, self._share)
-        packed = isinstance(self.source, Packed) and self.workers > 0
-        made = _by_threads if packed else partial(_by_processes, pinned=self.device.type == "cuda")
+        pinned = self.device.type == "cuda"
+        by_threads = isinstance(self.source, Packed) and self.workers > 0 and not pinned
+        made = _by_threads if by_threads else partial(_by_processes, pinned=pinned)
         for cut, found in made(cuts, range(start, stop), self.workers):
             if isinstance(found, UserError):
                 raise found
