@@ -43,6 +43,16 @@ def regression_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return (2 - 2 * F.cosine_similarity(prediction, target, dim=1)).mean()
 
 
+@torch.no_grad()
+def mismatched_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """The mean cosine with the targets of the other images of the batch: what knowing nothing of an image comes to.
+
+    prediction, target: [N, D], of any length. 0 where N is 1.
+    """
+    p, z, n = F.normalize(prediction, dim=1), F.normalize(target, dim=1), len(target)
+    return (p.sum(0) @ z.sum(0) - (p * z).sum()) / (n * max(n - 1, 1))
+
+
 class BYOL(Method):
     """The online network is backbone, projector and predictor; the target follows the first two.
 
@@ -70,7 +80,7 @@ class BYOL(Method):
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         p1, p2, z1, z2 = (embeddings[name] for name in ("p1", "p2", "z1", "z2"))
         loss = regression_loss(p1, z2.detach()) + regression_loss(p2, z1.detach())  # 0 to 8
-        logs = {"chance_loss": torch.full_like(loss, 4.0)}  # of unrelated directions
+        logs = {"chance_loss": 4 - 2 * (mismatched_cosine(p1, z2) + mismatched_cosine(p2, z1))}
         return StepOutput(loss, embeddings["h"].detach(), logs, {}, p1.detach())
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:
