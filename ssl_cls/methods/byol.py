@@ -15,6 +15,7 @@ from ssl_cls.data.batch import Batch
 from ssl_cls.ema import ema_update, frozen_copy
 from ssl_cls.methods.base import Method, StepOutput
 from ssl_cls.methods.heads import mlp
+from ssl_cls.methods.prediction import mismatched_cosine
 from ssl_cls.spec import Count, Fraction, spec
 
 
@@ -41,16 +42,6 @@ def regression_loss(prediction: Tensor, target: Tensor) -> Tensor:
     prediction, target: [N, D], of any length.
     """
     return (2 - 2 * F.cosine_similarity(prediction, target, dim=1)).mean()
-
-
-@torch.no_grad()
-def mismatched_cosine(prediction: Tensor, target: Tensor) -> Tensor:
-    """The mean cosine with the targets of the other images of the batch: what knowing nothing of an image comes to.
-
-    prediction, target: [N, D], of any length. 0 where N is 1.
-    """
-    p, z, n = F.normalize(prediction, dim=1), F.normalize(target, dim=1), len(target)
-    return (p.sum(0) @ z.sum(0) - (p * z).sum()) / (n * max(n - 1, 1))
 
 
 class BYOL(Method):

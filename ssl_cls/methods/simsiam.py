@@ -11,8 +11,8 @@ from ssl_cls.backbone import Backbone
 from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
 from ssl_cls.methods.base import Method, ParamGroup, StepOutput
-from ssl_cls.methods.byol import mismatched_cosine
 from ssl_cls.methods.heads import mlp
+from ssl_cls.methods.prediction import mismatched_cosine
 from ssl_cls.spec import Count, spec
 
 

@@ -8,7 +8,8 @@ from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor
 
 from ssl_cls.clock import Clock
-from ssl_cls.methods.byol import BYOLConfig, mismatched_cosine, regression_loss
+from ssl_cls.methods.byol import BYOLConfig, regression_loss
+from ssl_cls.methods.prediction import mismatched_cosine
 from ssl_cls.methods.simsiam import SimSiamConfig, negative_cosine
 
 CLOCK = Clock(0, 10, 10)
