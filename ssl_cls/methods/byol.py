@@ -15,6 +15,7 @@ from ssl_cls.data.batch import Batch
 from ssl_cls.ema import ema_update, frozen_copy
 from ssl_cls.methods.base import Method, StepOutput
 from ssl_cls.methods.heads import mlp
+from ssl_cls.methods.prediction import mismatched_cosine
 from ssl_cls.spec import Count, Fraction, spec
 
 
@@ -70,7 +71,7 @@ class BYOL(Method):
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         p1, p2, z1, z2 = (embeddings[name] for name in ("p1", "p2", "z1", "z2"))
         loss = regression_loss(p1, z2.detach()) + regression_loss(p2, z1.detach())  # 0 to 8
-        logs = {"chance_loss": torch.full_like(loss, 4.0)}  # of unrelated directions
+        logs = {"chance_loss": 4 - 2 * (mismatched_cosine(p1, z2) + mismatched_cosine(p2, z1))}
         return StepOutput(loss, embeddings["h"].detach(), logs, {}, p1.detach())
 
     def after_step(self, clock: Clock, carries: Sequence[dict[str, Tensor]]) -> None:

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +12,7 @@ from ssl_cls.clock import Clock
 from ssl_cls.data.batch import Batch
 from ssl_cls.methods.base import Method, ParamGroup, StepOutput
 from ssl_cls.methods.heads import mlp
+from ssl_cls.methods.prediction import mismatched_cosine
 from ssl_cls.spec import Count, spec
 
 
@@ -54,7 +54,7 @@ class SimSiam(Method):
     def loss(self, embeddings: dict[str, Tensor], batch: Batch, clock: Clock) -> StepOutput:
         p1, p2, z1, z2 = (embeddings[name] for name in ("p1", "p2", "z1", "z2"))
         loss = (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2  # -1 to 1
-        logs = {"chance_loss": torch.zeros_like(loss)}  # of unrelated directions
+        logs = {"chance_loss": -(mismatched_cosine(p1, z2) + mismatched_cosine(p2, z1)) / 2}
         return StepOutput(loss, embeddings["h"].detach(), logs, {}, z1.detach())
 
     def param_groups(self) -> list[ParamGroup]:

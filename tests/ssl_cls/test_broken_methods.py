@@ -130,6 +130,8 @@ def run(
 def test_what_is_whole_is_never_flagged(name: str) -> None:
     found = run(name, 230)
     assert {verdict.state for verdict in found.verdicts} == {"healthy"}, found.verdicts[-1]
+    if name == "simsiam":  # in units of 1 / sqrt(D), after an epoch
+        assert all(row["projection_std"] > 0.5 for row in found.rows if row["step"] >= 35)
 
 
 def test_simsiam_without_stop_gradient_collapses_though_its_spread_reads_healthy() -> None:
@@ -157,12 +159,18 @@ def test_black_images_are_flagged(name: str) -> None:
     assert run(name, 300, images=torch.zeros_like).verdicts[-1].state != "healthy"
 
 
-def test_one_image_over_and_over_teaches_simclr_nothing() -> None:
-    found = run("simclr", 300, images=lambda pixels: pixels[:1].expand_as(pixels).contiguous())
-    assert found.verdicts[-1].state == "not learning"
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("mae", "dino", "dinov2")])
+def test_one_image_over_and_over_is_flagged(name: str) -> None:
+    """All but three. MAE learns its task on one image too: hidden patches can be told from visible ones.
+
+    DINO and DINOv2 log no chance loss: a student that says the same of all images comes to the entropy of the targets'
+    mean, and healthy runs start from there and may stay for some hundred steps.
+    """
+    found = run(name, 300, images=lambda pixels: pixels[:1].expand_as(pixels).contiguous())
+    assert found.verdicts[-1].state != "healthy"
 
 
-@pytest.mark.parametrize("name", ["mae", "simclr"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_hundred_times_the_learning_rate_is_flagged(name: str) -> None:
     """By a verdict, or because the loss is no number, which ends a run at once.
 

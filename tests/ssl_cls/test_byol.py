@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ssl_cls.clock import Clock
 from ssl_cls.methods.byol import BYOLConfig, regression_loss
-from ssl_cls.methods.simsiam import SimSiamConfig
+from ssl_cls.methods.prediction import mismatched_cosine
+from ssl_cls.methods.simsiam import SimSiamConfig, negative_cosine
 
 CLOCK = Clock(0, 10, 10)
 CONFIG = BYOLConfig(momentum=0.9, projector=(16, 8), predictor=16)
@@ -38,6 +39,23 @@ def test_value_and_gradient_agree_with_lightly(n: int, dim: int) -> None:
     reference.backward()
     assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-12)
+
+
+def test_chance_is_the_loss_with_the_targets_of_other_images(miniature) -> None:
+    names = ("p1", "p2", "z1", "z2")
+    embeddings = {"h": vectors(5, 4, 9), **{name: vectors(5, 16, seed) for seed, name in enumerate(names)}}
+    for config, loss_of in (
+        (CONFIG, regression_loss),
+        (SimSiamConfig(projector=(16, 16), predictor=4), lambda p, z: negative_cosine(p, z) / 2),
+    ):
+        method, batch = miniature(config)
+        others = []
+        for shift in range(1, 5):
+            p1, p2, z1, z2 = (embeddings[name] for name in names)
+            others.append(float(loss_of(p1, z2.roll(shift, 0)) + loss_of(p2, z1.roll(shift, 0))))
+        logged = method.loss(embeddings, batch, CLOCK).logs["chance_loss"]
+        assert float(logged) == pytest.approx(sum(others) / 4, rel=1e-9)
+    assert float(mismatched_cosine(vectors(1, 16, 0), vectors(1, 16, 0))) == pytest.approx(0, abs=1e-12)
 
 
 def test_it_is_four_plus_four_times_simsiams_loss(miniature) -> None:

@@ -93,7 +93,7 @@ def test_a_loss_at_chance_is_no_complaint_early_nor_while_the_rate_still_rises()
 
 
 def test_negative_and_zero_chance_losses_are_understood() -> None:
-    """SimSiam's is 0, of a loss that ends at -1."""
+    """SimSiam's is about 0, of a loss that ends at -1."""
     assert verdict(run(30, loss=-0.001, chance_loss=0.0)).state == "not learning"
     assert verdict(run(30, loss=-0.2, chance_loss=0.0)).state == "healthy"
 
