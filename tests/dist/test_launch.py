@@ -19,6 +19,7 @@ from ssl_cls.screen import guarded
 def main():
     accelerator = launch.start("auto")
     print(f"rank {accelerator.process_index} of {accelerator.num_processes}, {torch.get_num_threads()} threads, {accelerator.mixed_precision}", flush=True)
+    accelerator.wait_for_everyone()  # a rank that is gone before the other has connected fails that one
     accelerator.end_training()
 
 guarded(main)
