@@ -1,5 +1,6 @@
 """What a comparison shows, in words: is it worth it, and what to know before believing that."""
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def verdict(group: Group) -> Verdict:
         state, said = "no", _hedged(done[0], "No", trails)
     else:
         state, said = "open", "Not shown. No fine-tuned encoder beats training from scratch beyond the noise."
-    return Verdict(state, said, [_sentence(test) for test in tests if not test.refused])
+    n_test = group.lines[0].every_row[0].n_test
+    return Verdict(state, said, [_sentence(test, n_test) for test in tests if not test.refused])
 
 
 def _hedged(test: Difference, answer: str, said: str) -> str:
@@ -56,7 +58,7 @@ def _hedged(test: Difference, answer: str, said: str) -> str:
     return f"{answer}. {said[0].upper()}{said[1:]}."
 
 
-def _sentence(test: Difference) -> str:
+def _sentence(test: Difference, n_test: int) -> str:
     result = {
         "better": f"beats scratch by {_points(test)}",
         "worse": f"trails scratch by {_points(test)}",
@@ -66,7 +68,16 @@ def _sentence(test: Difference) -> str:
     over = f"{seeds} seed{'s' * (seeds > 1)}" + (f" and {draws} label draws" if draws > 1 else "")
     spread = "a single run" if half_width is None else f"± {half_width:.1f} over {over}"
     interval = f"95 %: {test.low:+.1f} to {test.high:+.1f} over test images; {spread}"
-    return f"On {_labels(test)}, fine-tuned {test.line} {result} ({interval})."
+    return f"On {_labels(test)}, fine-tuned {test.line} {result} ({interval}).{_needed(test, n_test)}"
+
+
+def _needed(test: Difference, n_test: int) -> str:
+    """How many images it takes to see a lead that these leave open: the interval narrows with their square root."""
+    if test.points <= 0 or test.low > 0:
+        return ""
+    images = n_test * ((test.high - test.low) / 2 / test.points) ** 2
+    about = max(n_test, round(images, 1 - math.floor(math.log10(images))))
+    return f" A lead of that size shows on about {about:,.0f} test images; here are {n_test:,}."
 
 
 def _points(test: Difference) -> str:

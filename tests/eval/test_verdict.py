@@ -1,5 +1,6 @@
 """What a comparison answers, and what it says of itself."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ def test_the_answer_needs_images_and_seeds_to_agree() -> None:
     assert _answer((800, 850), (801, 852), (800, 853)) == "no"
     assert _answer((801, 800), (801, 800)) == "open"  # too few images differ
     assert _answer((900, 800), (800, 840), (905, 800)) == "open"  # the mean is far above zero, but one seed is not
+
+
+def test_a_lead_left_open_says_how_many_test_images_would_show_it() -> None:
+    """Half as wide an interval takes four times the images."""
+    better = correct(800)
+    better[800:840], better[:30] = True, False  # 40 against 30: 1.0 points
+    group = only([finetuned("mae", better), finetuned("random", correct(800))])
+    (difference,) = group.differences
+    (sentence,) = verdict(group).sentences
+    needed = 1000 * ((difference.high - difference.low) / 2) ** 2
+    said = int(re.search(r"on about ([\d,]+) test images; here are 1,000", sentence).group(1).replace(",", ""))  # type: ignore[union-attr]
+    assert said == pytest.approx(needed, rel=0.05)
+    clear = only([finetuned("mae", correct(900)), finetuned("random", correct(800))])
+    assert "test images; here" not in verdict(clear).sentences[0]
 
 
 def test_an_answer_from_a_single_run_says_so() -> None:
