@@ -9,15 +9,20 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ssl_cls import optim
+from ssl_cls.augment.augment import Augment
 from ssl_cls.augment.view import View
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.clock import Clock
+from ssl_cls.data import catalog
+from ssl_cls.data.batch import Batch
+from ssl_cls.data.catalog import DataConfig
 from ssl_cls.ema import ema_update
 from ssl_cls.methods.base import Method
 from ssl_cls.methods.dino import DINOConfig
 from ssl_cls.methods.dinov2 import DINOv2Config
 from ssl_cls.methods.prototypes import HeadConfig
 from ssl_cls.optim import ClipConfig, OptimConfig
+from ssl_cls.rng import DrawKey
 
 CLOCK = Clock(0, 10, 10)
 HEAD = HeadConfig(hidden_dim=16, bottleneck_dim=8, prototypes=32)
@@ -262,3 +267,29 @@ def test_resampled_positions_are_exact_in_float64() -> None:
         backbone.model.pos_embed[:, 1:] += tiny * torch.randn(49, 32, dtype=torch.float64)
     change = float((backbone.tokens(x).detach() - before).abs().max())
     assert 0 < change < 1e-10
+
+
+@pytest.mark.slow
+def test_the_loss_leaves_ln_k_and_the_teacher_stays_between_both_collapses() -> None:  # 2.10
+    """256 digits, 200 steps. Both views are the whole image: in so few steps a tiny network learns no invariance."""
+    torch.manual_seed(0)
+    args = {"patch_size": 7, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    backbone = build(BackboneConfig("vit_tiny_patch16_224", "avg", args), 1, 28)
+    head = HeadConfig(hidden_dim=128, bottleneck_dim=32, prototypes=32)
+    method = DINOConfig(head=head, momentum=0.99).build(backbone, None).train()
+    source = catalog.open(DataConfig("digits"), "train")
+    augment = Augment((View(size=28, count=2, scale=None),), source.mean, source.std)
+    optimizer = optim.build(OptimConfig("adamw", lr=1.0, weight_decay=0.04), method)
+    for step in range(200):
+        index, key = torch.arange(64) + 64 * (step % 4), DrawKey(0, step // 4)
+        views = augment.from_pixels(source.pixels(index), index, key)
+        clock = Clock(step, 200, 4)
+        output = method(Batch(views, index, key, None), clock)
+        output.loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1.0, (step + 1) / 20)
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(clock, [output.carry])
+    assert float(output.loss.detach()) < 0.9 * math.log(32)
+    assert 0.3 < float(output.logs["teacher_entropy"]) < 0.98
