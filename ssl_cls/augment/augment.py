@@ -15,7 +15,7 @@ from ssl_cls.augment.view import View, expand
 from ssl_cls.rng import DrawKey
 
 EVALUATION_CROP = 0.875  # 224 of 256 pixels (He et al. 2016)
-_CACHED = 2**20  # values of views that a CPU works on at once
+_CACHED = 2**21  # values of views that a CPU works on at once
 _KEPT = 32 << 20  # bytes: `launch.keep_freed_memory` keeps what is smaller
 
 
