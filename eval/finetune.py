@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from eval.base import Context, Encoder, EvalData, Option, Result, Variant
-from eval.cases import Case, Part, cases
 from eval.classifier import Classifier
 from eval.draws import bears_holding_out, num_labels
 from eval.features import batches
 from eval.inference import Inference, logits, trained
-from eval.losses import PROBABILITIES, Loss, loss, loss_for
-from eval.strategies import Strategy, choose, ridge_accuracy
 from eval.tasks import SHARE, task_of
-from eval.training import Course, Training, looks, train
+from eval.tuning.cases import Case, Part, cases
+from eval.tuning.losses import PROBABILITIES, Loss, loss, loss_for
+from eval.tuning.strategies import Strategy, choose, ridge_accuracy
+from eval.tuning.training import Course, Training, looks, train
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 from ssl_cls.spec import Count, Natural, Positive, Share, spec

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from eval import record
 from eval.base import Context, Encoder, EvalData
+from eval.comparison import record
+from eval.comparison.rows import predictions
 from eval.features import extract
-from eval.rows import predictions
 from eval.whole import whole
 from ssl_cls.data.files import Files, shown
 from ssl_cls.data.source import Source, Subset, all_labels

@@ -86,11 +86,11 @@ def test_the_built_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
         [python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", str(wheel)], check=True
     )
     code = """
-import eval.report, ssl_cls, ssl_cls.trainer, timm
+import eval.comparison.published, eval.report.report, ssl_cls, ssl_cls.trainer, timm
 from pathlib import Path
 assert "venv" in ssl_cls.__file__, ssl_cls.__file__
-assert list((Path(eval.report.__file__).parent / "templates").iterdir())
-assert eval.report.published.load("cifar10")
+assert list((Path(eval.report.report.__file__).parent / "templates").iterdir())
+assert eval.comparison.published.load("cifar10")
 assert timm.create_model("resnet_small", in_chans=1).num_features == 96
 """
     subprocess.run([python, "-c", code], check=True, cwd=tmp_path)

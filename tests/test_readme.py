@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import tables
-from eval.compare import compare
-from eval.rows import collect
+from eval.comparison import tables
+from eval.comparison.compare import compare
+from eval.comparison.rows import collect
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -43,8 +43,8 @@ def main() -> None:
 def run(sources: list[Path], out: Path, published: str | None) -> None:
     from rich.console import Console
 
-    from eval import report
-    from eval.rows import collect
+    from eval.comparison.rows import collect
+    from eval.report import report
 
     console = Console(highlight=False)
     command = ["python", "tools/compare.py", *sys.argv[1:]]

@@ -28,8 +28,10 @@ def main() -> None:
 def run(path: str, overrides: list[str], dry_run: bool) -> int:
     from rich.console import Console
 
-    from eval import report, rows, suite, unlabelled
+    from eval import suite
+    from eval.comparison import rows
     from eval.data import has_labels, open_data
+    from eval.report import report, unlabelled
     from ssl_cls import launch
 
     asked = suite.load(path, overrides)

@@ -86,7 +86,7 @@ def views(source: Source, batch: Batch) -> dict[str, Tensor]:
 
 def masked(recipe: Recipe, source: Source, batch: Batch, folder: Path) -> dict[str, Tensor]:
     """What MAE's encoder sees and, if `folder` holds a checkpoint, what its decoder answers."""
-    from eval.reconstruction import reconstruct
+    from eval.report.reconstruction import reconstruct
 
     found = reconstruct(recipe, source, batch, folder)
     columns = {f"visible\n{found.share:.0%} of patches": _pixels(found.visible, source)}

@@ -13,7 +13,7 @@ from eval.classifier import Classifier
 from eval.data import open_data
 from eval.finetune import FineTune
 from eval.overrides import evaluators
-from eval.training import mild_views, train
+from eval.tuning.training import mild_views, train
 from ssl_cls import export
 from ssl_cls.augment.presets import supervised
 from ssl_cls.backbone import Backbone, BackboneConfig, build

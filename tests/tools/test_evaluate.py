@@ -16,16 +16,16 @@ from sklearn.metrics import confusion_matrix, recall_score
 from torch import Tensor, nn
 
 from eval import judge as judging
-from eval import record, tables
 from eval.base import Context, Encoder, EvalData, Provenance, Result, full_name
 from eval.base import stem as file_stem
-from eval.compare import compare
+from eval.comparison import record, tables
+from eval.comparison.compare import compare
+from eval.comparison.rows import optimism, predictions
 from eval.data import open_data
 from eval.finetune import FineTune
 from eval.judge import judge
 from eval.knn import KNN
 from eval.linear import Linear
-from eval.rows import optimism, predictions
 from eval.sheet import write_features
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.source import Subset, all_labels

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import checks, published, report
-from eval.compare import compare
-from eval.rows import collect
+from eval.comparison import published
+from eval.comparison.compare import compare
+from eval.comparison.rows import collect
+from eval.report import checks, report
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.source import all_labels

@@ -12,10 +12,10 @@ import pytest
 from markupsafe import escape
 from PIL import Image
 
-from eval import origins
-from eval.compare import compare
-from eval.record import Row
-from eval.rows import collect
+from eval.comparison.compare import compare
+from eval.comparison.record import Row
+from eval.comparison.rows import collect
+from eval.report import origins
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("red", "green", "blue")
