@@ -92,7 +92,7 @@ def _labels(test: Difference) -> str:
 
 def notes(group: Group) -> list[str]:
     """What a reader must know before believing the table; a refusal comes first."""
-    return [*_refusals(group), *_budgets(group), *_gaps(group), *_optimism(group)]
+    return [*_refusals(group), *_budgets(group), *_draws(group), *_gaps(group), *_optimism(group)]
 
 
 def _refusals(group: Group) -> Iterator[str]:
@@ -111,6 +111,20 @@ def _budgets(group: Group) -> Iterator[str]:
     devices = {row.record["device"] for line in group.lines for row in line.every_row}
     if len(devices) > 1:
         yield f"Rows come from different devices: {', '.join(sorted(devices))}."
+
+
+def _draws(group: Group) -> Iterator[str]:
+    """Cells of one column that are means over other label draws."""
+    for column in group.columns:
+        rows = {line.label: line.rows[column] for line in group.lines if column in line.rows}
+        draws = {label: frozenset(row.draw for row in found) for label, found in rows.items()}
+        if len(set(draws.values())) > 1:
+            most = max(map(len, draws.values()))
+            fewer = ", ".join(label for label, own in draws.items() if len(own) < most)
+            yield (
+                f"{column.title}: {fewer} on fewer label draws than the others, so their means are not to be held "
+                f"against each other; differences are of the draws that both have."
+            )
 
 
 def _optimism(group: Group) -> Iterator[str]:

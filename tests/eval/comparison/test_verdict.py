@@ -168,3 +168,16 @@ def test_the_same_backbone_at_another_input_size_is_no_baseline(method: str, siz
     group = only([fed(method, size), fed("random", 28)])
     assert bool(group.differences) == paired
     assert any("images had other sizes" in note for note in notes(group)) != paired
+
+
+def test_cells_of_unequal_label_draws_are_named_and_differences_are_of_shared_ones() -> None:
+    scores = {("simclr", 0): 800, ("simclr", 1): 900, ("byol", 0): 790, ("random", 0): 780, ("random", 1): 600}
+    rows = [finetuned(method, correct(right), 300, draw) for (method, draw), right in scores.items()]
+    group = only(rows)
+    assert {test.line: (round(test.points, 1), test.pairs) for test in group.differences} == {
+        "simclr": (16.0, 2), "byol": (1.0, 1)
+    }  # fmt: skip
+    (note,) = [note for note in notes(group) if "fewer label draws" in note]
+    assert note.startswith("fine-tuned, 300 labels: byol on fewer")
+    alike = only(row for row in rows if row.method != "byol")
+    assert not [note for note in notes(alike) if "fewer label draws" in note]
