@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             ("views, one core", "lightly views, one core", "views a core"),
         ):
             ratio = statistics.median(a / b for a, b in zip(timings[ours], timings[theirs], strict=True))
-            console.print(f"{what}: {ratio:.1f} times lightly (median of {args.rounds} alternated rounds)")
+            console.print(f"{what}: {ratio:.2f} times lightly (median of {args.rounds} alternated rounds)")
     return 0
 
 
