@@ -28,7 +28,7 @@ faults: install  ## break real runs on purpose, in 10 minutes on two cores: a ta
 	$(BIN)/python tools/faults.py --out results/faults.json
 
 soak: install  ## half an hour of one run, killed each minute
-	$(BIN)/python tools/faults.py --soak 30
+	$(BIN)/python tools/faults.py --soak 30 --out results/faults.json
 
 oracle: install  ## the linear probe against scikit-learn's on all of Fashion-MNIST: a quarter of an hour
 	$(BIN)/python -m pytest -m oracle -s --timeout 7200

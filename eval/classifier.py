@@ -146,13 +146,13 @@ def _plain(classifier: Classifier, network: Backbone, size: int) -> nn.Module | 
     return plain if same else None
 
 
-def load(folder: Path) -> Trained:
+def load(folder: Path | str) -> Trained:
     """The classifier that `save` wrote, in eval mode. `folder` may be a run's that has one classifier.
 
     Raises:
         UserError: there is none, several are there, or the files are damaged.
     """
-    folder = _found(folder)
+    folder = _found(Path(folder))
     network, config = export.load_encoder(folder)
     try:
         own, cfg, names = config["ssl_cls"], config["pretrained_cfg"], list(config["label_names"])

@@ -15,6 +15,7 @@ from eval.base import Context, Encoder
 from eval.channels import seen_with
 from ssl_cls.augment.apply import normalise
 from ssl_cls.augment.augment import AS_USUAL, Framing, whole
+from ssl_cls.cores import usable_cores
 from ssl_cls.data.source import Source
 from ssl_cls.errors import UserError
 
@@ -103,7 +104,7 @@ def _decoded(source: Source, parts: tuple[Tensor, ...], size: int, framing: Fram
         return
     bad = source.bad
     known = len(bad)
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
+    with ThreadPoolExecutor(usable_cores()) as pool:  # decoders release the interpreter
 
         def cut(one: Tensor) -> Tensor:
             return source.crops(one, [framing.boxes(source.sizes(one))], [size], framing.interpolation)[0]

@@ -1,6 +1,5 @@
 """A classifier's answers for image files."""
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from eval.classifier import Trained
 from ssl_cls.augment.apply import normalise
+from ssl_cls.cores import usable_cores
 from ssl_cls.data.decode import cut, read_header
 
 _BATCH = 64
@@ -30,7 +30,7 @@ def predict(trained: Trained, folder: Path, paths: Sequence[str], device: torch.
     "" with how likely the likeliest is.
     """
     model = trained.model.to(device)
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
+    with ThreadPoolExecutor(usable_cores()) as pool:  # decoders release the interpreter
         for start in range(0, len(paths), _BATCH):
             batch = paths[start : start + _BATCH]
             decoded = list(pool.map(lambda path: _decoded(trained, folder / path), batch))

@@ -81,6 +81,17 @@ class Pretraining(NamedTuple):
     recipe: Recipe  # complete, as its run saves it
     command: list[str]
 
+    def check(self) -> None:
+        """
+        Raises:
+            UserError: its folder holds a run of another recipe.
+        """
+        try:
+            self.run.check()
+        except UserError as error:
+            fix = "give the changed suite a name of its own with name=..., or undo the change to resume"
+            raise UserError(error.what, error.where, fix) from error
+
     @property
     def run(self) -> Run:
         return Run(config.run_dir(self.recipe), self.recipe)
@@ -232,7 +243,7 @@ def pretrain(one: Pretraining, then: str) -> None:
     Raises:
         UserError: its folder holds another recipe's run. SystemExit: it failed; what it said is on the screen.
     """
-    one.run.check()
+    one.check()
     if one.run.finished:
         return
     status = subprocess.run([*one.command, "--then", then], check=False).returncode

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from ssl_cls.cores import usable_cores
 from ssl_cls.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
@@ -25,8 +26,7 @@ def use_all_cores(local_ranks: int = 1) -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked == "1" and _under_launcher():
         asked = ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = int(asked) if asked.isdigit() else max(1, cores // local_ranks)
+    threads = int(asked) if asked.isdigit() else max(1, usable_cores() // local_ranks)
     torch.set_num_threads(threads)
     return threads
 

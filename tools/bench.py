@@ -4,7 +4,8 @@ In one process, alternating, medians over rounds, in images a second (an image g
   bare        the method's own forward, backward and optimizer step on constant views: the speed of light
   views       augmentation alone
   end to end  the real loop: views, step, logging
-  lightly     the same backbone, batch and step, fed by lightly's transform in a DataLoader with a worker a core
+  lightly     with --vs lightly: the same backbone, batch and step, fed by lightly's transform (SimCLR's, or MAE's) in a
+              DataLoader with a worker a core
 """
 
 import argparse
@@ -63,6 +64,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     from ssl_cls.augment.augment import Augment
     from ssl_cls.clock import Clock
     from ssl_cls.data import catalog
+    from ssl_cls.errors import UserError
     from ssl_cls.rng import DrawKey
     from ssl_cls.step import Step
 
@@ -103,7 +105,10 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
 
     parts: dict[str, Callable[[], None]] = {"bare": bare, "views": views, "end to end": end_to_end}
     use_up: Callable[[], None] = lambda: None  # noqa: E731
-    if args.vs and source.size is not None:
+    if args.vs:
+        if source.size is None or any(view.kind != "global" for view in recipe.views or ()):
+            what = "lightly's pipeline is timed on arrays of images of one size, with global views alone"
+            raise UserError(what, f"{args.recipe} --vs lightly", "leave out --vs, or bench another recipe")
         theirs, use_up = lightly_parts(args.steps, recipe, source, planned, step, clock)
         parts |= {"views, one core": views_one_core, **theirs}
     rates: dict[str, list[float]] = {name: [] for name in parts}
@@ -149,12 +154,11 @@ class _PilImages:
 def lightly_parts(steps, recipe, source, planned, step, clock):  # type: ignore[no-untyped-def]
     """The same step fed the usual way, and lightly's transform alone on one core; and what uses up the batches that
     its workers have made beforehand, while other parts were timed."""
-    import os
-
     import torch
     from lightly.transforms import MAETransform, SimCLRTransform
     from torch.utils.data import DataLoader
 
+    from ssl_cls.cores import usable_cores
     from ssl_cls.data.batch import Batch
     from ssl_cls.rng import DrawKey
 
@@ -171,7 +175,7 @@ def lightly_parts(steps, recipe, source, planned, step, clock):  # type: ignore[
         batch_size=recipe.train.batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=len(os.sched_getaffinity(0)),
+        num_workers=usable_cores(),
         persistent_workers=True,
     )
 

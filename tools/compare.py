@@ -30,8 +30,8 @@ def main() -> None:
     parser.add_argument(
         "--published",
         metavar="DATASET",
-        help="show what others have published on cifar10, cifar100, fashion_mnist, imagenet, imagenet100, imagenette "
-        "or stl10, in tables of its own",
+        help="show what others have published on a data set, such as cifar10, in tables of its own; a wrong name lists "
+        "them",
     )
     args = parser.parse_args()
 

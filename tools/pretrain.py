@@ -72,10 +72,12 @@ def dry_run(recipe) -> int:  # type: ignore[no-untyped-def]
     from ssl_cls import assembly, config, launch, plan, trainer
     from ssl_cls.clock import Clock
     from ssl_cls.data import catalog
+    from ssl_cls.run import Run
 
     accelerator = launch.start(recipe.train.precision, recipe.train.deterministic)
     source = plan.training_images(recipe, catalog.open(recipe.data, "train", accelerator.device))
     recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    Run(config.run_dir(recipe), recipe).check()
     planned, method, step, stream = assembly.assemble(recipe, source, accelerator)
     times = []
     for number, batches in enumerate(stream.batches(0, 3)):

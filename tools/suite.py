@@ -1,10 +1,12 @@
 """Recipes x seeds -> pretrain -> evaluate -> compare: python tools/suite.py recipes/suites/demo.yaml
 
 python tools/suite.py recipes/suites/own.yaml data.path=DIR [data.labels=labels.csv]      on your own images
-python tools/suite.py recipes/suites/demo.yaml seeds=[0,1] train.epochs=1      changes to the suite, and to every recipe
+python tools/suite.py recipes/suites/demo.yaml name=short seeds=[0,1] train.epochs=1      changes to the suite, and to
+every recipe; with a name of its own it leaves the runs of the unchanged suite alone
 
-Stop it and start it again whenever you like: what is done is skipped. What the suite file names as `results` counts as
-done, and new rows are added to it; the tables and the picture of label efficiency are put beside it.
+Stop it and start it again whenever you like: what is done is skipped. A run with rows in the file that the suite names
+as `results` counts as done (with results=null nothing does), and new rows are added to it; the tables and the picture
+of label efficiency are put beside it.
 """
 
 import argparse
@@ -49,7 +51,7 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
         judgements = [one for one in suite.judgements(asked, runs, data, everything) if one.out.name not in done]
     if dry_run:
         for one in runs:
-            one.run.check()
+            one.check()
             console.print(f"pretrain  {one.run.folder}{'  (finished)' if one.run.finished else ''}", markup=False)
         for judgement in judgements:
             console.print(
@@ -59,7 +61,7 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
 
     unfinished = [one for one in runs if not one.run.finished]
     for number, one in enumerate(runs):
-        one.run.check()
+        one.check()
         if one.run.finished:
             continue
         place = unfinished.index(one)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_cls.augment.augment import centre_boxes
+from ssl_cls.cores import usable_cores
 from ssl_cls.data.source import Source
 from ssl_cls.errors import UserError
 
@@ -104,7 +105,7 @@ def _images(source: Source, side: int | None) -> tuple[list[bytes], Tensor]:
     if len(source) > _MOST:
         raise UserError(f"{len(source):,} images are more than are compared in memory, {_MOST:,}", source.name)
     parts = torch.split(torch.arange(len(source)), _BATCH)
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:  # decoders release the interpreter
+    with ThreadPoolExecutor(usable_cores()) as pool:  # decoders release the interpreter
         done = list(pool.map(lambda part: _normalised(_pixels(source, part), side), parts))
     return [digest for hashes, _ in done for digest in hashes], torch.cat([rows for _, rows in done])
 

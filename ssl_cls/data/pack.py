@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssl_cls.cores import usable_cores
 from ssl_cls.data import packed
 from ssl_cls.data.decode import reduced
 from ssl_cls.data.files import Files, refuse_bad, shown
@@ -181,7 +182,7 @@ def _begun(partial: Path, plan: _Plan, identity: str) -> dict[int, _Part]:
 
 def _written(plan: _Plan, parts: list[int], file: int) -> Iterator[_Part]:
     """Each part as it is done, in no order; few are under way at a time, so that stopping is quick."""
-    workers = max(1, len(os.sched_getaffinity(0)))
+    workers = usable_cores()
     waiting = iter(parts)
     with ThreadPoolExecutor(workers) as pool:  # decoders release the interpreter
         under_way: set[Future[_Part]] = {pool.submit(_write, plan, part, file) for part in islice(waiting, 2 * workers)}

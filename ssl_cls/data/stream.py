@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssl_cls.augment.augment import Augment
+from ssl_cls.cores import usable_cores
 from ssl_cls.data import sampler
 from ssl_cls.data.batch import Batch
 from ssl_cls.data.files import refuse_bad
@@ -257,6 +258,5 @@ def _outlive_signals(worker: int) -> None:
 
 def _usual_workers() -> int:
     """Leave a core to the main process of each rank on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(_MAX_WORKERS, cores // ranks - 1))
+    return max(1, min(_MAX_WORKERS, usable_cores() // ranks - 1))

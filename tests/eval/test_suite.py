@@ -142,6 +142,18 @@ def test_committed_rows_do_not_stand_in_for_other_evaluations(
     assert (suites.load(_suite(tmp_path), [override]).results is not None) == kept
 
 
+def test_a_changed_suite_is_told_to_take_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs' places follow from its name: run.dir is not for the user to give."""
+    monkeypatch.chdir(tmp_path)
+    path = _suite(tmp_path)
+    first = next(suites.pretrainings(suites.load(path)))
+    first.run.open()
+    with pytest.raises(UserError, match=r"epochs: 1.0 -> 2.0") as refused:
+        next(suites.pretrainings(suites.load(path, ["train.epochs=2"]))).check()
+    assert "name=" in refused.value.fix
+    next(suites.pretrainings(suites.load(path, ["train.epochs=2", "name=other"]))).check()
+
+
 def test_backbones_of_one_name_and_other_arguments_have_random_encoders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

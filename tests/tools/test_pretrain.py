@@ -94,8 +94,9 @@ def test_the_same_command_again_says_that_it_is_finished(finished: Path) -> None
     assert before == {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*") if path.is_file()}
 
 
-def test_a_changed_recipe_is_refused_with_the_difference(finished: Path) -> None:
-    changed = pretrain(finished, "optim.lr=0.002")
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_changed_recipe_is_refused_with_the_difference(finished: Path, dry: list[str]) -> None:
+    changed = pretrain(finished, "optim.lr=0.002", *dry)
     assert changed.returncode == 2
     assert "optim.lr: 0.001 -> 0.002" in changed.stderr
     assert "Traceback" not in changed.stderr
