@@ -102,8 +102,7 @@ def _decoded(source: Source, parts: tuple[Tensor, ...], size: int, framing: Fram
     if source.size is not None:
         yield from map(source.pixels, parts)
         return
-    bad = source.bad
-    known = len(bad)
+    known = len(source.bad)
     with ThreadPoolExecutor(usable_cores()) as pool:  # decoders release the interpreter
 
         def cut(one: Tensor) -> Tensor:
@@ -111,10 +110,18 @@ def _decoded(source: Source, parts: tuple[Tensor, ...], size: int, framing: Fram
 
         for part in parts:
             pixels = torch.cat(list(pool.map(cut, torch.split(part, 16))))
-            if new := bad[known:]:
-                what = "evaluation needs every image, and cannot decode:\n  " + "\n  ".join(new)
-                raise UserError(what, source.name, "replace or remove them")
+            refuse_undecoded(source, known)
             yield pixels
+
+
+def refuse_undecoded(source: Source, known: int) -> None:
+    """
+    Raises:
+        UserError: images beyond the first `known` bad ones could not be decoded.
+    """
+    if new := source.bad[known:]:
+        what = "evaluation needs every image, and cannot decode:\n  " + "\n  ".join(new)
+        raise UserError(what, source.name, "replace or remove them")
 
 
 def _path(encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ...]) -> Path:

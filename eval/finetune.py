@@ -21,7 +21,7 @@ from eval.tuning.losses import PROBABILITIES, Loss, loss, loss_for
 from eval.tuning.strategies import Strategy, choose, ridge_accuracy
 from eval.tuning.training import Course, Training, looks, train
 from ssl_cls.data.source import Source, all_labels
-from ssl_cls.errors import UserError
+from ssl_cls.errors import RunError, UserError
 from ssl_cls.spec import Count, Natural, Positive, Share, spec
 
 log = logging.getLogger(__name__)
@@ -134,6 +134,9 @@ class FineTune(Training):
         if not finished:
             finished.append(model)
         answers = logits(model, case.encoder, test, case.device, self.inference)
+        if not answers.isfinite().all():
+            what = f"fine-tuning at the rate {chosen.rate:g} ended in numbers that are not finite"
+            raise RunError(what, "finetune.learning_rates", "give lower rates")
         metrics = self._scores(answers, test)
         return Result(
             evaluator=self.name,
@@ -190,6 +193,8 @@ class FineTune(Training):
             model, found = self._train(case, part.kept, strategy, rate, look, course)
             course = course or found
             answers = logits(model, case.encoder, part.held, case.device, self.inference)
+            if not answers.isfinite().all():  # this rate is too high: it is not chosen
+                return Try(strategy, rate, math.inf, 0.0, found, 0.0)
             total += float(loss(name, answers, labels)) * len(labels)
             right += self._scores(answers, part.held)["top1"] * len(labels)
             models.append(model)

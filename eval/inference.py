@@ -9,12 +9,11 @@ from torch import Tensor
 from eval.base import Encoder, EvalData
 from eval.channels import seen_with
 from eval.classifier import Classifier, Trained
-from eval.features import batches
+from eval.features import batches, refuse_undecoded
 from ssl_cls.augment.apply import normalise, resample
 from ssl_cls.augment.augment import Framing
 from ssl_cls.augment.draw import Geometry
 from ssl_cls.data.source import Source, all_labels
-from ssl_cls.errors import UserError
 
 Inference = Literal["center", "multi_crop"]
 
@@ -47,9 +46,7 @@ def _five(encoder: Encoder, source: Source, device: torch.device) -> Iterator[Te
         if source.size is None:
             boxes = _corner_boxes(source.sizes(part), encoder.framing)
             crops = torch.cat(source.crops(part, boxes, [size] * 5, filter_)).to(device).float().div_(255)
-            if new := source.bad[known:]:
-                what = "evaluation needs every image, and cannot decode:\n  " + "\n  ".join(new)
-                raise UserError(what, source.name, "replace or remove them")
+            refuse_undecoded(source, known)
         else:
             pixels = source.pixels(part).to(device)
             crops = torch.cat([resample(pixels, shift, size, filter_) for shift in _shifts(len(part), source.size)])

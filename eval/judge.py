@@ -1,5 +1,6 @@
 """Evaluators applied to an encoder, and what is kept of it in the run's eval/ folder."""
 
+import fcntl
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -44,8 +45,9 @@ def judge(
 
     A row is there already if evaluator, its whole specification, weights, data and seed are the same. A new
     one takes the place of a row of the same data, evaluator, variant, number of labels and draw. Files are rewritten
-    whole and then renamed, the rows last, so that what they speak of is always there. Classifiers to use go beside
-    eval/, to classifier/. `again`: rows that are there are made again, and with them their classifiers.
+    whole and then renamed, the rows last, so that what they speak of is always there; one process at a time adds its
+    own to what others have left by then. Classifiers to use go beside eval/, to classifier/. `again`: rows that are
+    there are made again, and with them their classifiers.
     """
     own = {"data_sha256": data.sha256}
     kept = _read_rows(encoder.out / "results.jsonl")
@@ -72,15 +74,15 @@ def judge(
             continue
         seconds = (time.perf_counter() - begun) / max(1, len(results))
         made = [{**row(encoder, data, context, result), "spec": identity["spec"], **own} for result in results]
-        new = {_place(one) for one in made}
-        kept = [old for old in kept if _place(old) not in new] + made
-        _store(encoder.out, results, seconds, kept, data)
-        say(f"{evaluator.name}: {seconds * len(results):.1f} s")
+        usable = []
         for result, its_row in zip(results, made, strict=True):
             if result.classifier is not None:
                 folder = encoder.out.parent / "classifier" / stem(*_place(its_row))
                 plain = classifier.save(result.classifier, folder, its_row)
-                say(f"  to use it: {folder}" + ("" if plain else ", by ssl_cls alone: timm pools otherwise"))
+                usable.append(f"  to use it: {folder}" + ("" if plain else ", by ssl_cls alone: timm pools otherwise"))
+        kept = _store(encoder.out, results, seconds, made, data)
+        for line in (f"{evaluator.name}: {seconds * len(results):.1f} s", *usable):
+            say(line)
         answer += made
     return answer
 
@@ -103,7 +105,20 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"malformed result rows: {error}", str(path), "remove the file and evaluate again") from error
 
 
-def _store(out: Path, results: list[Result], seconds: float, rows: list[dict[str, Any]], data: EvalData) -> None:
+def _store(
+    out: Path, results: list[Result], seconds: float, made: list[dict[str, Any]], data: EvalData
+) -> list[dict[str, Any]]:
+    """Every row that is then there."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new = {_place(one) for one in made}
+        rows = [old for old in _read_rows(out / "results.jsonl") if _place(old) not in new] + made
+        _write(out, results, seconds, rows, data)
+    return rows
+
+
+def _write(out: Path, results: list[Result], seconds: float, rows: list[dict[str, Any]], data: EvalData) -> None:
     labels, names = all_labels(data.test), data.test.class_names
     stems = [stem(data.name, result.evaluator, result.n_labels, result.draw) for result in results]
     for name, result in zip(stems, results, strict=True):

@@ -140,8 +140,8 @@ def pretrainings(suite: Suite) -> Iterator[Pretraining]:
         for entry in suite.recipes:
             path, *own = shlex.split(entry)
             loaded = config.load(path, [*own, *suite.changes])
-            if names.setdefault(loaded.name, path) != path:
-                raise UserError(f"two recipes of the suite are named {loaded.name}", path, "give each its own name")
+            if names.setdefault(loaded.name, entry) != entry:
+                raise UserError(f"two recipes of the suite are named {loaded.name}", entry, "give each its own name=")
             source = catalog.open(loaded.data, "train")
             if not fitting.teaches(loaded, source):
                 continue

@@ -55,6 +55,13 @@ class Group:
     differences: list[Difference]
 
     @property
+    def tuned(self) -> Column | None:
+        """Fine-tuning on the most labels, in its plain form where that was evaluated."""
+        columns = [column for column in self.columns if column.family == "finetune"]
+        plain = [column for column in columns if not column.variant]
+        return next(reversed(plain or columns), None)
+
+    @property
     def measure(self) -> str:
         return self.lines[0].every_row[0].measure
 
@@ -121,15 +128,15 @@ def _broken(base: Line, column: Column, floors: dict[int, float]) -> str:
 
 
 def _paired(line: Line, base: Line, column: Column) -> Difference | None:
-    """Each row against the baseline's of its draw and seed; without that seed, the mean of those there are.
+    """Each row against the baseline's of its draw and seed.
 
-    None where per-image predictions are missing or no draw is shared.
+    None where per-image predictions are missing, or no draw and seed is shared.
     """
     if line.rows[column][0].measure == "mAP":
         return _paired_map(line, base, column)
     ours, theirs, alone, each = [], [], [], {}
     for row in line.rows[column]:
-        partners = _partners(row, base.rows[column])
+        partners = _partners(row, base, column)
         correct = [other.correct for other in partners if other.correct is not None]
         if row.correct is not None and partners and len(correct) == len(partners):
             ours.append(row.correct.astype(np.float64))
@@ -146,16 +153,17 @@ def _paired(line: Line, base: Line, column: Column) -> Difference | None:
     )
 
 
-def _partners(row: Row, others: Sequence[Row]) -> list[Row]:
-    same_draw = [other for other in others if other.draw == row.draw]
-    return [other for other in same_draw if other.seed == row.seed] or same_draw
+def _partners(row: Row, base: Line, column: Column) -> list[Row]:
+    """Pixels have no seed. A network has: one run of it, set against several, would count as known without error."""
+    same_draw = [other for other in base.rows[column] if other.draw == row.draw]
+    return same_draw if base.kind == "pixels" else [other for other in same_draw if other.seed == row.seed]
 
 
 def _paired_map(line: Line, base: Line, column: Column) -> Difference | None:
     """mAP is no mean over images: it is computed again of each resample of them, the same of both lines."""
     apart, each = [], {}
     for row in line.rows[column]:
-        partners = _partners(row, base.rows[column])
+        partners = _partners(row, base, column)
         theirs = [other.resampled for other in partners if other.resampled is not None]
         if row.resampled is not None and partners and len(theirs) == len(partners):
             apart.append(row.resampled - np.mean(theirs, axis=0))

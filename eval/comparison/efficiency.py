@@ -79,8 +79,9 @@ def panels(group: Group) -> list[Panel]:
 
 
 def _curve(line: Line, families: Sequence[str]) -> Curve:
-    """Of several versions of an evaluator the last; all labels count as the images that were trained on."""
-    columns = sorted((column for column in line.rows if column.family in families), key=lambda x: x.place)
+    """Of several versions of an evaluator the last, and no variants; all labels count as the images trained on."""
+    plain = (column for column in line.rows if column.family in families and not column.variant)
+    columns = sorted(plain, key=lambda x: x.place)
     points = {column.n_labels or line.rows[column][0].n_train: line.cells[column] for column in columns}
     return Curve(line.label, line.kind, dict(sorted(points.items())))
 

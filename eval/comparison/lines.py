@@ -146,7 +146,8 @@ def _specification(row: Row) -> dict[str, Any]:
 def _identity(row: Row) -> Identity:
     kind = row.method if row.method in ("pixels", "supervised") else "pretrained"
     if row.method == "random":
-        frozen = row.record.get("spec", {}).get("strategy") in ("head", "top")  # then most of it stays random
+        told = row.record.get("spec", {}) | row.record.get("settings", {})  # in settings: what `auto` chose
+        frozen = told.get("strategy") in ("head", "top")  # then most of it stays random
         kind = "scratch" if row.evaluator.startswith("finetune/") and not frozen else "random"
     recipe = "" if kind in ("pixels", "random", "scratch") else row.run.removesuffix(f"-seed{row.seed}")
     return Identity(kind, row.method, recipe, row.images_seen, row.view_forwards)

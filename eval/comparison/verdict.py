@@ -48,22 +48,22 @@ def verdict(group: Group) -> Verdict:
     else:
         state, said = "open", "Not shown. No fine-tuned encoder beats training from scratch beyond the noise."
     n_test = group.lines[0].every_row[0].n_test
-    return Verdict(state, said, [_sentence(test, n_test) for test in tests if not test.refused])
+    return Verdict(state, said, [_sentence(test, n_test, level) for test in tests if not test.refused])
 
 
 def _hedged(test: Difference, answer: str, said: str) -> str:
-    """One run's answer is about that run."""
-    if test.spread.error is None:
+    """One run's answer is about that run, however many labels it was fine-tuned on."""
+    if test.spread.seeds == 1:
         return f"{answer}, for a single run: {said}. Another seed may answer otherwise."
     return f"{answer}. {said[0].upper()}{said[1:]}."
 
 
-def _sentence(test: Difference, n_test: int) -> str:
+def _sentence(test: Difference, n_test: int, level: float) -> str:
     result = {
         "better": f"beats scratch by {_points(test)}",
         "worse": f"trails scratch by {_points(test)}",
         "undecided": f"and scratch cannot be told apart: {test.points:+.1f} points",
-    }[test.outcome()]
+    }[test.outcome(level)]
     seeds, draws, half_width = test.spread.seeds, test.spread.draws, test.spread.half_width()
     over = f"{seeds} seed{'s' * (seeds > 1)}" + (f" and {draws} label draws" if draws > 1 else "")
     spread = "a single run" if half_width is None else f"± {half_width:.1f} over {over}"

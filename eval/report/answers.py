@@ -47,7 +47,8 @@ def best_and_scratch(group: Group) -> list[Answers]:
     }
     pretrained = [line for line in group.lines if line.kind == "pretrained"]
     scratch = next((line for line in group.lines if line.kind == "scratch"), None)
-    for column in reversed(group.columns):  # fine-tuning stands last, with the most labels at its end
+    latest = reversed(group.columns)  # the most labels stand last
+    for column in sorted(latest, key=lambda column: (column.family != "finetune", bool(column.variant))):
         able = [line for line in pretrained if column in known[line.label]]
         if able and (scratch is None or column.family != "finetune" or column in known[scratch.label]):
             best = max(able, key=lambda line: line.cells[column].mean)

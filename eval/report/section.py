@@ -130,10 +130,10 @@ def _labels(group: Group, series: dict[str, int]) -> dict[str, Any]:
 
 def _costs(group: Group, series: dict[str, int]) -> Iterator[str]:
     """A panel for the linear probe and one for fine-tuning on the most labels, where pretraining was timed."""
-    for families in (("linear",), ("finetune",)):
-        columns = [column for column in group.columns if column.family in families]
-        if columns and any(line.seconds is not None and columns[-1] in line.cells for line in group.lines):
-            yield plots.cost(group, columns[-1], series)
+    linear = [column for column in group.columns if column.family == "linear" and not column.variant]
+    for column in (*linear[-1:], group.tuned):
+        if column and any(line.seconds is not None and column in line.cells for line in group.lines):
+            yield plots.cost(group, column, series)
 
 
 def _answers(group: Group, data: EvalData | None) -> dict[str, Any]:
@@ -156,12 +156,11 @@ def _answers(group: Group, data: EvalData | None) -> dict[str, Any]:
 
 def _looks(group: Group, data: EvalData | None, missing: list[str]) -> list[Picture]:
     """Where the classifiers of the first run of each line looked, after fine-tuning on the most labels."""
-    columns = [column for column in group.columns if column.family == "finetune"]
     found: list[Picture] = []
-    if data is None or not columns:
+    if data is None or not (column := group.tuned):
         return found
-    for line in (line for line in group.lines if columns[-1] in line.rows):
-        kept = [path for row in line.rows[columns[-1]] if (path := row.kept("classifier"))]
+    for line in (line for line in group.lines if column in line.rows):
+        kept = [path for row in line.rows[column] if (path := row.kept("classifier"))]
         try:
             found += [looks.looks(line.label, path, data.test) for path in kept[:1]]
         except UserError as error:
@@ -171,6 +170,7 @@ def _looks(group: Group, data: EvalData | None, missing: list[str]) -> list[Pict
 
 def _features(group: Group, data: EvalData | None, missing: list[str]) -> dict[str, Any]:
     """Neighbours and map of the first run of each line of frozen features; of one, what it finds most alike."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # features are kept by where they were made
     neighbours: list[Picture] = []
     maps: list[neighbourhood.Map] = []
     alike: list[Picture] = []
@@ -178,7 +178,7 @@ def _features(group: Group, data: EvalData | None, missing: list[str]) -> dict[s
         row = line.every_row[0]
         try:
             assert data is not None
-            encoder = neighbourhood.known(origins.spec(row, group), row, data, Context(torch.device("cpu")))
+            encoder = neighbourhood.known(origins.spec(row, group), row, data, Context(device))
         except UserError as error:
             missing.append(f"No nearest neighbours and no map of {line.label}: {error.what}.")
             continue

@@ -19,7 +19,7 @@ from ssl_cls.augment.presets import supervised
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.catalog import DataConfig
-from ssl_cls.errors import UserError
+from ssl_cls.errors import RunError, UserError
 
 CLASSES, SIDE, TEST = 3, 12, 150
 RECIPE = """
@@ -181,6 +181,15 @@ def test_the_search_drops_a_hopeless_rate(tmp_path: Path, context: Context) -> N
     assert result.settings["learning_rate"] == 1e-2
     assert [o["settings"]["learning_rate"] for o in result.optimism] == [1e-7, 1e-2, 1e-6, 1e-2]
     assert max(o["top1"] for o in result.optimism) >= result.metrics["top1"]
+
+
+def test_a_rate_that_ends_in_numbers_that_are_not_finite_is_not_chosen(tmp_path: Path, context: Context) -> None:
+    evaluator = replace(QUICK, learning_rates=(1e30, 1e-2), optimizer="sgd")
+    (result,) = evaluator.run(_encoder(_backbone(0), tmp_path), _data(), context)
+    assert result.settings["learning_rate"] == 1e-2
+    hopeless = replace(evaluator, learning_rates=(1e30,))
+    with pytest.raises(RunError, match="not finite"):
+        hopeless.run(_encoder(_backbone(0), tmp_path), _data(), context)
 
 
 def test_pixels_have_nothing_to_tune(tmp_path: Path, context: Context, caplog: pytest.LogCaptureFixture) -> None:

@@ -142,6 +142,14 @@ def test_committed_rows_do_not_stand_in_for_other_evaluations(
     assert (suites.load(_suite(tmp_path), [override]).results is not None) == kept
 
 
+def test_one_recipe_file_twice_needs_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "name: s\nrecipes: [simclr.yaml, simclr.yaml train.epochs=2{}]\n"
+    with pytest.raises(UserError, match="two recipes"):
+        list(suites.pretrainings(suites.load(_suite(tmp_path, text.format("")))))
+    assert len(list(suites.pretrainings(suites.load(_suite(tmp_path, text.format(" name=longer")))))) == 2
+
+
 def test_a_changed_suite_is_told_to_take_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its runs' places follow from its name: run.dir is not for the user to give."""
     monkeypatch.chdir(tmp_path)

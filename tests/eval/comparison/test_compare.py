@@ -137,6 +137,23 @@ def test_a_baseline_without_that_seed_stands_with_the_mean_of_its_seeds() -> Non
     assert test.points == pytest.approx(89.0 - 84.5)
 
 
+def test_one_run_of_a_network_is_not_the_baseline_of_other_seeds() -> None:
+    """It would count as known without error."""
+    for base, evaluator in (("random", "linear/v1"), ("random", "finetune/v1")):
+        rows = [row("simclr", evaluator, correct(880 + seed), seed=seed) for seed in range(3)]
+        (test,) = only([*rows, row(base, evaluator, correct(850), seed=1)]).differences
+        assert test.spread.n == "1"
+        assert test.points == pytest.approx(3.1)
+
+
+def test_a_random_network_that_auto_left_frozen_is_no_scratch() -> None:
+    for chosen, kind in (("head", "random"), ("all", "scratch")):
+        record = {"device": "cpu", "metrics": {}, "spec": {"strategy": "auto"}, "settings": {"strategy": chosen}}
+        name = "finetune/v1 strategy=auto"
+        group = only(row(m, name, correct(900), n_labels=60, draw=0, record=record) for m in ("simclr", "random"))
+        assert {line.kind for line in group.lines} == {"pretrained", kind}
+
+
 def test_the_interval_over_images_is_the_bootstrap_s() -> None:
     """Against scipy's own paired bootstrap of the mean difference over two seeds."""
     rng = np.random.default_rng(0)

@@ -95,6 +95,12 @@ def test_panels_hold_what_was_measured_and_scratch_is_in_both() -> None:
     assert f"What simclr, fine-tuned, does with 10 labels takes scratch about {expected:.0f}." in tuned.sentences
 
 
+def test_variants_are_on_no_curve() -> None:
+    (group,) = compare([*ROWS, row("simclr", "finetune/v1 strategy=head", 100, 99)])
+    tuned = panels(group)[1]
+    assert next(x for x in tuned.curves if x.label == "simclr").points[100].mean == 81
+
+
 def test_one_number_of_labels_is_no_curve() -> None:
     (group,) = compare([x for x in ROWS if x.n_labels == 10])
     assert panels(group) == []

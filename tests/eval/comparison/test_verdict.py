@@ -70,6 +70,13 @@ def test_an_answer_from_a_single_run_says_so() -> None:
         assert verdict(group).headline.startswith(beginning)
 
 
+def test_label_draws_of_one_seed_are_still_a_single_run() -> None:
+    pairs = (("mae", 850), ("random", 800))
+    group = only(finetuned(method, correct(n + draw), draw=draw) for method, n in pairs for draw in range(5))
+    assert group.differences[0].spread.n == "1×5"
+    assert verdict(group).headline.startswith("Yes, for a single run: fine-tuned mae")
+
+
 def test_many_methods_have_not_many_chances_to_win_by_luck() -> None:
     """Images tell one method from scratch at p = 0.03: enough for a single comparison, not for the best of ten."""
     better = correct(800)
@@ -78,7 +85,10 @@ def test_many_methods_have_not_many_chances_to_win_by_luck() -> None:
     one = only([scratch, finetuned("mae", better)])
     assert 0.01 < one.differences[0].p < 0.05
     others = [finetuned(f"other{k}", correct(801)) for k in range(9)]
-    assert (verdict(one).state, verdict(only([scratch, finetuned("mae", better), *others])).state) == ("yes", "open")
+    many = verdict(only([scratch, finetuned("mae", better), *others]))
+    assert (verdict(one).state, many.state) == ("yes", "open")
+    assert "beats scratch" in verdict(one).sentences[0]
+    assert not any("beats scratch" in sentence for sentence in many.sentences)  # nor what stands below it
 
 
 @pytest.mark.parametrize("method", ["timm", "weights"])
@@ -139,9 +149,9 @@ def test_mcnemar_counts_the_runs_that_alone_differ_in_the_direction_of_the_mean(
 
 
 def test_mcnemar_needs_run_against_run() -> None:
-    """A seed without a partner of its own is paired with the mean of the others, which is not an answer."""
-    rows = [finetuned("simclr", correct(840), seed=7)]
-    rows += [finetuned("random", correct(800 + seed), seed=seed) for seed in range(2)]
+    """Pixels that were judged twice stand with their mean, which is not an answer."""
+    rows = [row("simclr", "linear/v1", correct(840), seed=7)]
+    rows += [row("pixels", "linear/v1", correct(800 + seed), seed=seed) for seed in range(2)]
     (test,) = only(rows).differences
     assert test.mcnemar is None
 

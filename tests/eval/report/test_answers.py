@@ -59,6 +59,9 @@ def test_the_best_method_stands_against_scratch_on_the_most_labels(
             for n in (10, 100)
             for draw in range(2)
         ]
+        results.append({"evaluator": "ridge/v1", "correct": rng.random(360) < level})
+        head = {"evaluator": "finetune/v1 strategy=head", "n_labels": 1000, "draw": 0}
+        results.append({**head, "correct": rng.random(360) < level})
         runs.append(synthetic_run(method, method, results, labels=labels))
     best, scratch = answers.best_and_scratch(compare(collect(runs))[0])
     assert (best.label, scratch.label) == ("mae", "scratch")
