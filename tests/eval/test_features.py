@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as tvf
 from eval import encoders, features
 from eval.base import Context, Encoder, Provenance
 from eval.channels import seen_with
+from eval.draws import Pool
 from eval.features import batches, extract
 from ssl_cls import export
 from ssl_cls.augment.augment import Framing
@@ -201,11 +202,15 @@ def test_files_are_cut_to_their_centre(tmp_path: Path, context: Context) -> None
     assert len(extract(_encoder(Mean(), channels=3, size=24), source, context)) == len(source) == 6
 
 
-def test_r9_evaluation_never_replaces_an_image_that_cannot_be_decoded(tmp_path: Path, context: Context) -> None:
+@pytest.mark.parametrize("pooled", [False, True])  # train and val as one, which labels are drawn from
+def test_r9_evaluation_never_replaces_an_image_that_cannot_be_decoded(
+    pooled: bool, tmp_path: Path, context: Context
+) -> None:
     root = _folder(tmp_path / "images")
     path = next((root / "train").rglob("2.png"))
     path.write_bytes(path.read_bytes()[:2000])
     source = catalog.open(DataConfig("folder", str(root), max_bad_fraction=0.5), "train")
+    source = Pool("all", source) if pooled else source
     with pytest.raises(UserError, match=r"(?s)every image.*2\.png"):
         extract(_encoder(Mean(), channels=3), source, context)
     assert not list(context.cache.glob("[!.]*"))
