@@ -84,6 +84,15 @@ class EvalData:
             digest.update(all_labels(source).cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def labelled_sha256(self) -> str:
+        """Of which images the three splits hold, and their labels, wherever they lie: what rows must share."""
+        digest = hashlib.sha256()
+        for source in (self.train, self.val, self.test):
+            digest.update(f"{source.members} {len(source)} ".encode())
+            digest.update(all_labels(source).cpu().numpy().tobytes())
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Context:

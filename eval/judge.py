@@ -73,7 +73,8 @@ def judge(
         if context.rank:
             continue
         seconds = (time.perf_counter() - begun) / max(1, len(results))
-        made = [{**row(encoder, data, context, result), "spec": identity["spec"], **own} for result in results]
+        told = {"spec": identity["spec"], **own, "labelled_sha256": data.labelled_sha256}
+        made = [{**row(encoder, data, context, result), **told} for result in results]
         usable = []
         for result, its_row in zip(results, made, strict=True):
             if result.classifier is not None:

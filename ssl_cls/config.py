@@ -4,7 +4,6 @@ The union `MethodConfig` is the registry of methods. This is the only module tha
 """
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -222,11 +221,6 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(_checked(Recipe, asdict(recipe)))))
     del plain["run"], plain["health"], plain["data"]["workers"]
     return plain
-
-
-def identity_hash(recipe: Recipe) -> str:
-    """SHA-256 of the identity as JSON with sorted keys and no spaces, in hexadecimal."""
-    return hashlib.sha256(json.dumps(identity(recipe), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def diff(old: Recipe, new: Recipe) -> list[str]:

@@ -120,6 +120,14 @@ def make_lines(rows: Iterable[Row]) -> list[Line]:
 def check_alike(lines: Iterable[Line], column: Column) -> None:
     """Refuse a column whose rows differ in the images they were trained or scored on, or in how."""
     rows = [row for line in lines for row in line.rows.get(column, [])]
+    told = [row for row in rows if "labelled_sha256" in row.record]  # rows made before it was kept do not say
+    for row in told:
+        if row.record["labelled_sha256"] != told[0].record["labelled_sha256"]:
+            raise UserError(
+                f"{column.title} was judged on other images, or other labels of them",
+                f"{told[0].where} and {row.where}",
+                "evaluate all of them on the data as they are now",
+            )
     for row in rows:
         if (row.n_train, row.n_test) != (rows[0].n_train, rows[0].n_test):
             raise UserError(

@@ -17,6 +17,7 @@ from eval.knn import KNN
 from eval.linear import Linear
 from eval.ridge import Ridge
 from ssl_cls.data.catalog import DataConfig
+from ssl_cls.data.source import Subset
 
 
 @pytest.fixture
@@ -44,6 +45,14 @@ def test_two_evaluations_of_a_run_at_once_keep_the_rows_of_both(
 
     monkeypatch.setattr(Ridge, "run", meanwhile)
     assert judged(Ridge()) == ["knn/v1", "ridge/v1"]
+
+
+def test_rows_tell_the_labels_they_were_made_with() -> None:
+    """Neither where files lie nor how they are shown to an encoder, which is not alike for all of a table."""
+    data = open_data(DataConfig("digits"))
+    assert shown(data, 3).labelled_sha256 == data.labelled_sha256
+    first = replace(data, train=Subset(data.train, torch.arange(1, len(data.train)), "digits/train"))
+    assert first.labelled_sha256 != data.labelled_sha256
 
 
 def test_a_row_is_there_only_when_its_classifier_is(

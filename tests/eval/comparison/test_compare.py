@@ -208,6 +208,15 @@ def test_rows_scored_on_different_images_are_refused() -> None:
             compare([row("simclr", "knn/v1", None, top1=80.0), row("mae", "knn/v1", None, top1=81.0, **change)])
 
 
+def test_rows_of_other_labels_are_refused_where_they_say_so() -> None:
+    """Corrected training labels change neither the number of images nor what was right."""
+    records = [{"device": "cpu", "metrics": {}, "labelled_sha256": digest} for digest in ("a", "b")]
+    rows = [finetuned(m, correct(800), record=r) for m, r in zip(("simclr", "random"), records, strict=True)]
+    with pytest.raises(UserError, match="other labels"):
+        compare(rows)
+    assert compare([rows[0], finetuned("random", correct(800))])
+
+
 def test_rows_of_another_specification_are_refused_and_more_draws_are_not() -> None:
     def told(method: str, **spec: object) -> Row:
         return finetuned(method, correct(800), record={"device": "cpu", "metrics": {}, "spec": {"steps": 300, **spec}})
