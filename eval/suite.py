@@ -226,15 +226,21 @@ def judgements(
 
 def _fresh(recipe: Recipe, recipes: Sequence[Recipe]) -> str:
     """The name of a recipe's random encoder: its backbone's, with a recipe's where the suite has several by that name,
-    of other arguments, pooling or view size."""
+    of other arguments.
 
-    def built(one: Recipe) -> tuple[object, set[int | None]]:
-        return one.backbone, {view.size for view in one.views or () if view.kind == "global"}
+    Raises:
+        UserError: another recipe has the same backbone and other features of it: one table has one random encoder.
+    """
+
+    def shown(one: Recipe) -> tuple[str, set[int | None]]:
+        return one.backbone.pooling, {view.size for view in one.views or () if view.kind == "global"}
 
     namesakes = [one for one in recipes if one.backbone.name == recipe.backbone.name]
-    first = next(one for one in namesakes if built(one) == built(recipe))
-    alone = all(built(one) == built(recipe) for one in namesakes)
-    return recipe.backbone.name if alone else f"{recipe.backbone.name}-{first.name}"
+    alike = [one for one in namesakes if one.backbone.label == recipe.backbone.label]
+    if other := next((one for one in alike if shown(one) != shown(recipe)), None):
+        what = f"{recipe.name} and {other.name} have one backbone, and other pooling or sizes of views"
+        raise UserError(what, recipe.backbone.label, "give each a suite of its own: a table has one random encoder")
+    return recipe.backbone.name if alike == namesakes else f"{recipe.backbone.name}-{alike[0].name}"
 
 
 def pretrain(one: Pretraining, then: str) -> None:
