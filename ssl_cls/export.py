@@ -25,6 +25,7 @@ def save_encoder(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     provenance: dict[str, Any],
+    framing: Framing = Framing(1.0),  # noqa: B008
 ) -> None:
     """Write config.json, model.safetensors and provenance.json; the folder appears whole or not at all.
 
@@ -34,7 +35,7 @@ def save_encoder(
     Raises:
         OSError: the disk is full or read-only.
     """
-    config = describe(backbone, input_size, mean, std)
+    config = describe(backbone, input_size, mean, std, framing)
     write(folder, config, {"model": backbone.model.state_dict()}, provenance)
 
 

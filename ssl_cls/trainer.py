@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from ssl_cls import checkpoint, export, health, memory, peers, safety
 from ssl_cls import distributed as ranks
 from ssl_cls.assembly import Parts, assemble
+from ssl_cls.augment.augment import AS_USUAL, Framing
 from ssl_cls.clock import Clock
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
@@ -220,6 +221,7 @@ def _train(
             export.save_encoder(
                 method.encoder, run.folder / "encoder", input_size=planned.input_size, mean=source.mean, std=source.std,
                 provenance={**_provenance(recipe, source, run, planned, method), "health": verdict._asdict()},
+                framing=AS_USUAL if source.size is None else Framing(1.0),  # files are cropped, arrays shown whole
             )  # fmt: skip
         except OSError as error:
             raise RunError(f"the encoder could not be written: {error}", str(run.folder), "make room or allow writing; "
