@@ -100,7 +100,9 @@ def _row(line: str, where: str, folder: Path | None, seconds: float | None) -> R
         _malformed(where, str(error))
     if not isinstance(record, dict):
         _malformed(where, "not an object")
-    own_seconds, packed, best = (record.pop(key, None) for key in ("seconds", "correct", "best_on_test"))
+    own_seconds, packed, best, resampled = (
+        record.pop(key, None) for key in ("seconds", "correct", "best_on_test", "resampled")
+    )
     for key, value in (("seconds", own_seconds), ("best_on_test", best)):
         if value is not None and not _is_number(value):
             _malformed(where, f"{key} must be a number or null")
@@ -130,6 +132,7 @@ def _row(line: str, where: str, folder: Path | None, seconds: float | None) -> R
         folder=folder,
         record=record,
         best_on_test=best,
+        resampled=None if resampled is None else _unpacked_percents(resampled, where),
     )
 
 
@@ -167,6 +170,21 @@ def _unpacked(text: object, n_test: int, top1: float, where: str) -> NDArray[np.
     if not agrees(correct, n_test, top1):
         _malformed(where, f"correct says {100 * correct.mean():.2f} % are right, metrics.top1 says {top1:.2f}")
     return correct
+
+
+def packed_percents(values: NDArray[np.float64]) -> str:
+    """Base64 of float32, little-endian."""
+    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+
+
+def _unpacked_percents(text: object, where: str) -> NDArray[np.float64]:
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)  # type: ignore[arg-type]
+    except (binascii.Error, TypeError, ValueError):
+        _malformed(where, "resampled is not base64 of float32")
+    if not len(values) or not ((values >= 0) & (values <= 100)).all():
+        _malformed(where, "resampled must be percentages")
+    return values
 
 
 def _is_number(value: object) -> bool:

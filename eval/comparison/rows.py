@@ -2,8 +2,9 @@
 
 A committed row is a row of results.jsonl with more keys, so that every table and paired test can be made
 again without weights, data or predictions: `seconds` (of pretraining, or null), `correct` (which test images
-were classified correctly, as packed bits in base64; null where unknown) and, where it is known, `best_on_test`
-(what choosing on the test set would have claimed).
+were classified correctly, as packed bits in base64; null where unknown) and, where they are known, `best_on_test`
+(what choosing on the test set would have claimed) and, of several labels an image, `resampled` (mAP of resampled test
+images, as float32 in base64).
 """
 
 import json
@@ -75,7 +76,9 @@ def export(rows: Sequence[Row], path: Path) -> None:
     lines = []
     for row in rows:
         correct = None if row.correct is None else record.packed(row.correct)
-        known = {} if row.best_on_test is None else {"best_on_test": row.best_on_test}
+        known: dict[str, Any] = {} if row.best_on_test is None else {"best_on_test": row.best_on_test}
+        if row.resampled is not None:
+            known["resampled"] = record.packed_percents(row.resampled)
         entry = {**row.record, "seconds": row.seconds, "correct": correct, **known}
         lines.append(json.dumps(entry, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,15 @@ def test_committed_rows_say_all_that_run_directories_say(run: Path, tmp_path: Pa
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "suite.jsonl").read_bytes()
 
 
+def test_committed_rows_of_several_labels_can_still_be_paired(run: Path, tmp_path: Path) -> None:
+    scores = np.array([12.25, 30.1, 99.9])
+    export([rows_module.replace(collect([run])[0], resampled=scores)], tmp_path / "suite.jsonl")
+    (again,) = collect([tmp_path / "suite.jsonl"])
+    assert again.resampled is not None
+    np.testing.assert_allclose(again.resampled, scores, rtol=1e-6)
+    assert "resampled" not in again.record
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_any_number_of_test_images_packs(tmp_path: Path, run: Path, bits: list[bool]) -> None:
@@ -140,6 +149,8 @@ MALFORMED = {
     "seconds as text": _with(seconds="12"),
     "the best on test as text": _with(best_on_test="99"),
     "bits that are no base64": _with(correct="!"),
+    "resamples that are no numbers": _with(resampled="AAA="),
+    "resamples that are no percentages": _with(resampled="AADAfw=="),
     "too few bits": _with(correct="AAAA"),
     "bits that contradict the accuracy": _with(correct="A" * 16 + "AA==", n_test=101),
 }
