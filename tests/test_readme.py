@@ -7,6 +7,7 @@ import pytest
 
 from eval.comparison import tables
 from eval.comparison.compare import compare
+from eval.comparison.record import Row
 from eval.comparison.rows import collect
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +21,30 @@ def test_the_tables_are_made_from_the_committed_rows(results: Path) -> None:
     whole = results.with_suffix(".md").read_text()
     assert whole.startswith(tables.markdown(groups).strip())
     for group in groups:
-        assert tables.markdown_table(*tables.cells(group)) in README
+        assert results.stem == "strategies" or tables.markdown_table(*tables.cells(group)) in README
+
+
+def _strategies() -> list[str]:
+    """What `auto` chose for each number of labels, and what each strategy by itself comes to."""
+    cells: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in collect([ROOT / "results" / "strategies.jsonl"]):
+        assert row.n_labels
+        cells.setdefault((row.dataset, row.n_labels), {})[row.record["spec"]["strategy"]] = row
+    lines = []
+    for (dataset, n), by_strategy in sorted(cells.items()):
+        auto = by_strategy.pop("auto")
+        assert set(by_strategy) == {"head", "top", "all"}
+        each = " | ".join(f"{by_strategy[name].top1:.1f}" for name in ("head", "top", "all"))
+        behind = auto.top1 - max(row.top1 for row in by_strategy.values())
+        chosen = auto.record["settings"]["strategy"]
+        lines.append(f"| {dataset}, {n:,} labels | {each} | {auto.top1:.1f} | {chosen} | {behind:+.1f} |")
+    return lines
+
+
+def test_auto_is_held_against_every_strategy() -> None:
+    lines = _strategies()
+    assert len(lines) >= 6
+    assert "\n".join(lines) in README
 
 
 def test_the_readme_s_results_are_lines_of_the_whole_comparison() -> None:
