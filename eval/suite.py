@@ -200,12 +200,8 @@ def evaluators(suite: Suite, judged: EvalData) -> tuple[list[Evaluator], list[Ev
     return probes, few, tuned
 
 
-def judgements(
-    suite: Suite, runs: Sequence[Pretraining], judged: EvalData, everything: Sequence[Pretraining] = ()
-) -> list[Judgement]:
+def judgements(suite: Suite, runs: Sequence[Pretraining], judged: EvalData) -> list[Judgement]:
     """Every method's encoder, the random encoder of every backbone (which, fine-tuned, is scratch), and raw pixels.
-
-    `everything`: all of the suite, where `runs` are a part: what a random encoder is called must not depend on that.
 
     The supervised reference has seen all labels, so its few-label cells stay empty.
     """
@@ -215,7 +211,7 @@ def judgements(
     }
     for run in runs:
         seed, data = run.recipe.seed, run.recipe.data
-        out = suite.folder / f"random-{_fresh(run.recipe, [one.recipe for one in everything or runs])}-seed{seed}"
+        out = suite.folder / f"random-{_fresh(run.recipe, [one.recipe for one in runs])}-seed{seed}"
         # asked for by the run, so that random and pretrained share architecture, input size and pooling
         asked.setdefault(out, Judgement(f"random:{run.run.folder}", data, seed, out, probes + few + tuned))
     for run in runs:
@@ -255,6 +251,12 @@ def pretrain(one: Pretraining, then: str) -> None:
     status = subprocess.run([*one.command, "--then", then], check=False).returncode
     if status:
         raise SystemExit(status)
+
+
+def leave_recipe(one: Pretraining) -> None:
+    """Its folder then says what a random encoder is to be built like, though the run itself is done elsewhere."""
+    if not (one.run.folder / "recipe.yaml").exists():
+        one.run.open()
 
 
 def evaluate(judgement: Judgement, say: Callable[[str], None]) -> None:

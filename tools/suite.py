@@ -44,11 +44,11 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
     done = {row.run for row in known}
     everything = list(suite.pretrainings(asked))
     runs = [one for one in everything if one.run.folder.name not in done]
-    judged = bool(runs) and has_labels(runs[0].recipe.data)
+    judged = bool(everything) and has_labels(everything[0].recipe.data)
     judgements = []
     if judged:
-        data = open_data(runs[0].recipe.data)
-        judgements = [one for one in suite.judgements(asked, runs, data, everything) if one.out.name not in done]
+        data = open_data(everything[0].recipe.data)
+        judgements = [one for one in suite.judgements(asked, everything, data) if one.out.name not in done]
     if dry_run:
         for one in runs:
             one.check()
@@ -84,6 +84,9 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
         written = unlabelled.present([one.run.folder for one in runs], command, asked.folder, screen)
         screen.print(f"\n{written}", markup=False, soft_wrap=True)
         return 0
+    for one in everything:
+        if any(judgement.encoder == f"random:{one.run.folder}" for judgement in judgements):
+            suite.leave_recipe(one)
     for number, judgement in enumerate(judgements):
         console.print(f"[bold]evaluation {number + 1} of {len(judgements)}: {judgement.out.name}[/bold]", markup=True)
         suite.evaluate(judgement, lambda text: console.print(f"  {text}", markup=False))
