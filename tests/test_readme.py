@@ -29,7 +29,7 @@ def _strategies() -> list[str]:
     cells: dict[tuple[str, int], dict[str, Row]] = {}
     for row in collect([ROOT / "results" / "strategies.jsonl"]):
         assert row.n_labels
-        cells.setdefault((row.dataset, row.n_labels), {})[row.record["spec"]["strategy"]] = row
+        cells.setdefault((row.dataset, row.n_labels), {})[row.record["spec"].get("strategy", "all")] = row
     lines = []
     for (dataset, n), by_strategy in sorted(cells.items()):
         auto = by_strategy.pop("auto")

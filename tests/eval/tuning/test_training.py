@@ -206,6 +206,7 @@ def test_choice_follows_the_rule_unless_the_labels_say_otherwise() -> None:
     assert chosen(500, 80, 84, 83, 82) == "all"
     assert chosen(10, 80, 70, 83, 84) == "all"  # by more than noise
     assert chosen(500, 90, 95, 83, 82) == "head"
+    assert chosen(500, 90, 100, 100, 99) == "all"  # one image of a hundred, though an error by the formula were nought
 
 
 def test_ridge_finds_what_is_linear() -> None:
