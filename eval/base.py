@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, distributed, nn
@@ -78,18 +78,17 @@ class EvalData:
     @property
     def sha256(self) -> str:
         """Of what the three splits hold, images and labels: a name alone does not say."""
-        digest = hashlib.sha256()
-        for source in (self.train, self.val, self.test):
-            digest.update(f"{source.fingerprint} {len(source)} ".encode())
-            digest.update(all_labels(source).cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return self._digest("fingerprint")
 
     @property
     def labelled_sha256(self) -> str:
         """Of which images the three splits hold, and their labels, wherever they lie: what rows must share."""
+        return self._digest("members")
+
+    def _digest(self, images: Literal["fingerprint", "members"]) -> str:
         digest = hashlib.sha256()
         for source in (self.train, self.val, self.test):
-            digest.update(f"{source.members} {len(source)} ".encode())
+            digest.update(f"{getattr(source, images)} {len(source)} ".encode())
             digest.update(all_labels(source).cpu().numpy().tobytes())
         return digest.hexdigest()
 

@@ -118,12 +118,11 @@ def _draws(group: Group) -> Iterator[str]:
     for column in group.columns:
         rows = {line.label: line.rows[column] for line in group.lines if column in line.rows}
         draws = {label: frozenset(row.draw for row in found) for label, found in rows.items()}
-        if len(set(draws.values())) > 1:
-            most = max(map(len, draws.values()))
-            fewer = ", ".join(label for label, own in draws.items() if len(own) < most)
+        everywhere = frozenset[int | None]().union(*draws.values())
+        if some := ", ".join(label for label, own in draws.items() if own != everywhere):
             yield (
-                f"{column.title}: {fewer} on fewer label draws than the others, so their means are not to be held "
-                f"against each other; differences are of the draws that both have."
+                f"{column.title}: {some} not on all label draws, so their means are not to be held against the "
+                "others'; differences are of the draws that both have."
             )
 
 

@@ -86,10 +86,9 @@ def choose(labels_a_class: float, ridge: float, scores: dict[Strategy, float], n
     few, best = labels_a_class < FEW, max(scores, key=lambda strategy: scores[strategy])
     similar = ridge >= SIMILAR * scores[best]
     usual: Strategy = ("head" if similar else "top") if few else "all"
-    share = (scores[best] / 100 * num_held + 2) / (
-        num_held + 4
-    )  # Agresti & Coull 1998: no zero error where all is right
-    error = 100 * math.sqrt(share * (1 - share) / (num_held + 4))
+    n = num_held + 4  # two right, two wrong: an error where all is right, too (Agresti & Coull 1998)
+    share = (scores[best] / 100 * num_held + 2) / n
+    error = 100 * math.sqrt(share * (1 - share) / n)
     chosen = usual if scores[usual] >= scores[best] - error else best
     told = ", ".join(f"{strategy} {score:.1f}" for strategy, score in scores.items())
     why = (

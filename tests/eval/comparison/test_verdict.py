@@ -187,7 +187,9 @@ def test_cells_of_unequal_label_draws_are_named_and_differences_are_of_shared_on
     assert {test.line: (round(test.points, 1), test.pairs) for test in group.differences} == {
         "simclr": (16.0, 2), "byol": (1.0, 1)
     }  # fmt: skip
-    (note,) = [note for note in notes(group) if "fewer label draws" in note]
-    assert note.startswith("fine-tuned, 300 labels: byol on fewer")
+    (note,) = [note for note in notes(group) if "label draws" in note and "means" in note]
+    assert note.startswith("fine-tuned, 300 labels: byol not on all")
     alike = only(row for row in rows if row.method != "byol")
-    assert not [note for note in notes(alike) if "fewer label draws" in note]
+    assert not [note for note in notes(alike) if "not on all label draws" in note]
+    apart = only([finetuned("simclr", correct(800), 300, 0), finetuned("random", correct(700), 300, 1)])
+    assert any(note.startswith("fine-tuned, 300 labels: simclr, scratch not on all") for note in notes(apart))
