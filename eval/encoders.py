@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from eval import layouts
 from eval.base import Encoder, EvalData, Provenance
-from ssl_cls import config, export
+from ssl_cls import config, export, plan
 from ssl_cls.augment.augment import Framing
-from ssl_cls.augment.view import expand
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.config import Recipe
 from ssl_cls.data import catalog
@@ -95,8 +94,7 @@ def _random(name: str, data: EvalData, seed: int) -> Encoder:
     size = catalog.input_size(source)
     if recipe := recipe_of(name):
         backbone = recipe.backbone
-        views = config.resolved(recipe, size, source.channels).views or ()
-        size = next(view.size for view in expand(views) if view.kind == "global" and view.size)
+        size = plan.input_size(config.resolved(recipe, size, source.channels))
     else:
         backbone = BackboneConfig(name)
     with torch.random.fork_rng(devices=[]):

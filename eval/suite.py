@@ -22,7 +22,7 @@ from eval.fitting import Fit
 from eval.judge import judge
 from eval.knn import KNN
 from eval.linear import Linear
-from ssl_cls import config
+from ssl_cls import config, plan
 from ssl_cls.config import Recipe
 from ssl_cls.data import catalog
 from ssl_cls.data.catalog import DataConfig
@@ -228,13 +228,13 @@ def _fresh(recipe: Recipe, recipes: Sequence[Recipe]) -> str:
         UserError: another recipe has the same backbone and other features of it: one table has one random encoder.
     """
 
-    def shown(one: Recipe) -> tuple[str, set[int | None]]:
-        return one.backbone.pooling, {view.size for view in one.views or () if view.kind == "global"}
+    def shown(one: Recipe) -> tuple[str, int]:
+        return one.backbone.pooling, plan.input_size(one)
 
     namesakes = [one for one in recipes if one.backbone.name == recipe.backbone.name]
     alike = [one for one in namesakes if one.backbone.label == recipe.backbone.label]
     if other := next((one for one in alike if shown(one) != shown(recipe)), None):
-        what = f"{recipe.name} and {other.name} have one backbone, and other pooling or sizes of views"
+        what = f"{recipe.name} and {other.name} have one backbone, and other pooling or sizes of images"
         raise UserError(what, recipe.backbone.label, "give each a suite of its own: a table has one random encoder")
     return recipe.backbone.name if alike == namesakes else f"{recipe.backbone.name}-{alike[0].name}"
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ssl_cls.errors import UserError
 from ssl_cls.pooling import GRID, TIMM_S, means
 from ssl_cls.positions import sincos_positions
-from ssl_cls.spec import spec
+from ssl_cls.spec import Count, spec
 
 
 @spec
@@ -22,6 +22,7 @@ class BackboneConfig:
     name: str  # any timm architecture, or resnet_small, resnet18_small
     pooling: str = "avg"  # avg | avgKxK (means of a K x K grid, concatenated) | cls
     args: dict[str, Any] | None = None  # timm's model_args: patch_size, embed_dim, depth, drop_path_rate, ...
+    input_size: Count | None = None  # side of the images it is judged on; None: the global views'
 
     def __post_init__(self) -> None:
         if self.pooling not in ("avg", "cls") and not GRID.fullmatch(self.pooling):
@@ -243,8 +244,14 @@ class Backbone(nn.Module):
         matrix = F.interpolate(cells, (side, side), mode="bicubic", antialias=True).flatten(1).T  # [new L, L]
         return torch.cat((prefix.expand(len(patches), -1, -1), patches + matrix @ positions), dim=1)
 
-    def require_size(self, size: int) -> None:
-        """Raises UserError unless images of `size` pixels a side, smaller than its own, can pass through."""
+    def require_size(self, size: int, kind: str) -> None:
+        """Raises UserError unless views of `size` pixels a side, which is not its own, can pass through."""
+        if self.is_vit and kind == "global":
+            raise UserError(
+                f"a vision transformer has a position for each patch of a global view, here of {size} pixels",
+                "backbone.input_size",
+                "leave it out: only convolutional networks are judged at another size than they were trained at",
+            )
         if self.is_vit and size % (patch := self.patch_size):
             raise UserError(
                 f"local views of {size} pixels are not a whole number of {patch}-pixel patches",
@@ -253,7 +260,7 @@ class Backbone(nn.Module):
             )
         if not self.is_vit and self.model.pretrained_cfg.get("fixed_input_size"):  # type: ignore[union-attr, operator]
             raise UserError(
-                "this architecture takes images of one size only, and local views are smaller",
+                f"this architecture takes images of one size only, and {kind} views have another",
                 "backbone.name",
                 "use a vit or a convolutional network, or views of one size",
             )

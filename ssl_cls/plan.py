@@ -6,7 +6,7 @@ import torch
 
 from ssl_cls import backbone
 from ssl_cls.augment.augment import Augment
-from ssl_cls.augment.view import View, expand
+from ssl_cls.augment.view import expand
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
 from ssl_cls.data.source import Source, all_labels, labelled
@@ -53,26 +53,31 @@ def make_plan(recipe: Recipe, source: Source, num_ranks: int) -> Plan:
     steps_per_epoch = sampler.steps_per_epoch(len(source), size)
     assert recipe.views is not None
     views = expand(recipe.views)
-    input_size = _input_size(views)
     return Plan(
         steps_per_epoch,
         max(1, round(recipe.train.epochs * steps_per_epoch)),
         local // micro,
         micro,
-        input_size,
+        input_size(recipe),
         len(views),
         recipe.optim.peak(size),
     )
 
 
-def _input_size(views: list[View]) -> int:
-    """The one size of the global views, which is the encoder's."""
+def input_size(recipe: Recipe) -> int:
+    """Side of the images that a complete recipe's encoder is made for and judged on: `backbone.input_size`, or that of
+    its global views.
+
+    Raises:
+        UserError: global views of several sizes, or local views larger than they are.
+    """
+    views = recipe.views or ()
     sizes = sorted({view.size or 0 for view in views if view.kind == "global"})
     if len(sizes) != 1:
         raise UserError(f"global views need one size, not {sizes}", "views", "an encoder is made for one size")
     if any((view.size or 0) > sizes[0] for view in views if view.kind == "local"):
         raise UserError(f"local views are larger than the global ones, {sizes[0]} pixels", "views", "make them smaller")
-    return sizes[0]
+    return recipe.backbone.input_size or sizes[0]
 
 
 def training_images(recipe: Recipe, source: Source) -> Source:
@@ -86,7 +91,7 @@ def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
     encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
     for view in recipe.views or ():
         if view.size != planned.input_size:
-            encoder.require_size(view.size or 0)
+            encoder.require_size(view.size or 0, view.kind)
     method = recipe.method.build(encoder, source.num_classes)
     num_ranks = recipe.train.batch_size // (planned.micro_batches * planned.micro_batch_size)
     method.check_batch(recipe.train.batch_size, planned.micro_batch_size, num_ranks)

@@ -162,7 +162,7 @@ def lightly_parts(steps, recipe, source, planned, step, clock):  # type: ignore[
     from ssl_cls.data.batch import Batch
     from ssl_cls.rng import DrawKey
 
-    size, normalize = planned.input_size, {"mean": list(source.mean), "std": list(source.std)}
+    size, normalize = recipe.views[0].size, {"mean": list(source.mean), "std": list(source.std)}
     if recipe.method.name == "mae":
         transform = MAETransform(input_size=size, normalize=normalize)
     else:

@@ -88,6 +88,16 @@ def test_random_has_the_run_s_architecture_and_size_and_the_weights_it_began_wit
     assert (recipe.sha256, recipe.provenance) == (fresh.sha256, fresh.provenance)
 
 
+def test_random_is_judged_at_the_size_that_the_recipe_names_not_at_that_of_its_views(
+    tmp_path: Path, data: EvalData
+) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "name: r\ndata: {source: digits}\nbackbone: {name: resnet_small, input_size: 28}\nmethod: {name: simclr}\n"
+        "views: [{count: 2, size: 24}]\noptim: {lr: 0.001}\ntrain: {epochs: 1, batch_size: 32}\n"
+    )
+    assert encoders.load(f"random:{tmp_path / 'r.yaml'}", data, 0).input_size == 28
+
+
 def test_random_weights_leave_torch_s_randomness_alone(data: EvalData) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)

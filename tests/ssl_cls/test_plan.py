@@ -1,6 +1,7 @@
 """What a recipe comes to; those whose parts do not fit each other are refused before anything starts."""
 
 import pytest
+import torch
 
 from ssl_cls import config, plan
 from ssl_cls.data import catalog
@@ -58,3 +59,27 @@ def test_views_that_do_not_fit_the_backbone_or_each_other(tmp_path, views: str, 
 def test_an_architecture_of_one_size_takes_no_local_views(tmp_path) -> None:
     swin = "backbone={name: swin_tiny_patch4_window7_224, args: {embed_dim: 12, depths: [1], num_heads: [1]}}"
     assert refusal(tmp_path, swin).where == "backbone.name"
+
+
+@pytest.mark.parametrize("backbone", ["vit", "swin"])
+def test_only_networks_for_any_size_are_judged_at_another_size_than_they_were_trained_at(tmp_path, backbone) -> None:
+    swin = ["backbone={name: swin_tiny_patch4_window7_224, args: {embed_dim: 12, depths: [1], num_heads: [1]}}"]
+    misfit = ["views=[{count: 2, size: 24}]", "backbone.input_size=28"]
+    error = refusal(tmp_path, *(swin if backbone == "swin" else []), *misfit)
+    assert error.where == {"vit": "backbone.input_size", "swin": "backbone.name"}[backbone]
+
+
+def test_an_encoder_is_for_the_size_it_is_judged_at_not_that_of_its_views(tmp_path) -> None:
+    (tmp_path / "small.yaml").write_text(
+        "name: small\ndata: {source: digits}\nbackbone: {name: resnet_small, input_size: 28}\nmethod: {name: simclr}\n"
+        "views: [{count: 2, size: 24}]\noptim: {lr: 0.001}\ntrain: {epochs: 1, batch_size: 32}\n"
+    )
+    recipe = config.load(tmp_path / "small.yaml")
+    source = catalog.open(recipe.data, "train")
+    recipe = config.resolved(recipe, catalog.input_size(source), source.channels)
+    planned = plan.make_plan(recipe, source, 1)
+    assert planned.input_size == plan.input_size(recipe) == 28
+    stream = plan.build_stream(recipe, source, planned, torch.device("cpu"), 0, 1, False)
+    (batch,) = next(iter(stream.batches(0, 1)))
+    assert [view.shape[2:] for view in batch.views["global"]] == [(24, 24)] * 2
+    plan.build_method(recipe, source, planned)
