@@ -244,27 +244,6 @@ class Backbone(nn.Module):
         matrix = F.interpolate(cells, (side, side), mode="bicubic", antialias=True).flatten(1).T  # [new L, L]
         return torch.cat((prefix.expand(len(patches), -1, -1), patches + matrix @ positions), dim=1)
 
-    def require_size(self, size: int, kind: str) -> None:
-        """Raises UserError unless views of `size` pixels a side, which is not its own, can pass through."""
-        if self.is_vit and kind == "global":
-            raise UserError(
-                f"a vision transformer has a position for each patch of a global view, here of {size} pixels",
-                "backbone.input_size",
-                "leave it out: only convolutional networks are judged at another size than they were trained at",
-            )
-        if self.is_vit and size % (patch := self.patch_size):
-            raise UserError(
-                f"local views of {size} pixels are not a whole number of {patch}-pixel patches",
-                "views",
-                f"give them a size that {patch} divides, as {max(1, round(size / patch)) * patch}",
-            )
-        if not self.is_vit and self.model.pretrained_cfg.get("fixed_input_size"):  # type: ignore[union-attr, operator]
-            raise UserError(
-                f"this architecture takes images of one size only, and {kind} views have another",
-                "backbone.name",
-                "use a vit or a convolutional network, or views of one size",
-            )
-
 
 def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
     """A backbone with fresh weights from torch's global generator, for `channels` x `size` x `size` images.
@@ -281,18 +260,11 @@ def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
             f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()",
         )
     args = dict(config.args or {})
-    if timm.get_pretrained_cfg(config.name).fixed_input_size:
-        args.setdefault("img_size", size)
-        patch = args.get("patch_size")
-        if isinstance(patch, int) and size % patch:
-            raise UserError(
-                f"{size} pixels are not a whole number of {patch}-pixel patches",
-                "backbone.args.patch_size",
-                f"use a divisor of {size}, or set views size",
-            )
     try:
+        if timm.get_pretrained_cfg(config.name).fixed_input_size:
+            args.setdefault("img_size", size)
         model = timm.create_model(config.name, pretrained=False, num_classes=0, in_chans=channels, **args)
-    except (TypeError, AssertionError, ValueError, AttributeError) as error:
+    except (TypeError, AssertionError, ValueError, AttributeError, RuntimeError) as error:  # Runtime: an unknown tag
         raise UserError(
             f"timm cannot build {config.name} with {args}: {error}",
             "backbone.args",
@@ -300,6 +272,12 @@ def build(config: BackboneConfig, channels: int, size: int) -> Backbone:
         ) from error
     model.model_args = args  # exported beside the weights, so that timm can rebuild the model
     backbone = Backbone(model, config.pooling)
+    if backbone.is_vit and size % (patch := backbone.patch_size):
+        raise UserError(
+            f"{size} pixels are not a whole number of {patch}-pixel patches",
+            "backbone.args.patch_size",
+            f"use a divisor of {size}, or set views size",
+        )
     if config.pooling == "cls" and not backbone.prefix_tokens:
         raise UserError(f"{config.name} has no class token", "backbone.pooling", "use avg or avg2x2")
     return backbone

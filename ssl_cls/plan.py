@@ -6,7 +6,7 @@ import torch
 
 from ssl_cls import backbone
 from ssl_cls.augment.augment import Augment
-from ssl_cls.augment.view import expand
+from ssl_cls.augment.view import View, expand
 from ssl_cls.config import Recipe
 from ssl_cls.data import sampler
 from ssl_cls.data.source import Source, all_labels, labelled
@@ -69,7 +69,7 @@ def input_size(recipe: Recipe) -> int:
     its global views.
 
     Raises:
-        UserError: global views of several sizes, or local views larger than they are.
+        UserError: global views of several sizes or larger than that, or local views larger than global ones.
     """
     views = recipe.views or ()
     sizes = sorted({view.size or 0 for view in views if view.kind == "global"})
@@ -77,7 +77,11 @@ def input_size(recipe: Recipe) -> int:
         raise UserError(f"global views need one size, not {sizes}", "views", "an encoder is made for one size")
     if any((view.size or 0) > sizes[0] for view in views if view.kind == "local"):
         raise UserError(f"local views are larger than the global ones, {sizes[0]} pixels", "views", "make them smaller")
-    return recipe.backbone.input_size or sizes[0]
+    judged = recipe.backbone.input_size or sizes[0]
+    if judged < sizes[0]:
+        what = f"views of {sizes[0]} pixels are larger than the {judged} that the encoder is judged at"
+        raise UserError(what, "backbone.input_size", f"leave it out, or give at least {sizes[0]}")
+    return judged
 
 
 def training_images(recipe: Recipe, source: Source) -> Source:
@@ -89,13 +93,36 @@ def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
     """The method with fresh weights, a function of the recipe's seed alone."""
     torch.manual_seed(recipe.seed)
     encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
-    for view in recipe.views or ():
+    for view in expand(recipe.views or ()):
         if view.size != planned.input_size:
-            encoder.require_size(view.size or 0, view.kind)
+            _check_size(encoder, view)
     method = recipe.method.build(encoder, source.num_classes)
     num_ranks = recipe.train.batch_size // (planned.micro_batches * planned.micro_batch_size)
     method.check_batch(recipe.train.batch_size, planned.micro_batch_size, num_ranks)
     return method
+
+
+def _check_size(encoder: backbone.Backbone, view: View) -> None:
+    """Raises UserError unless images of the view's size, smaller than the encoder's own, can pass through it."""
+    assert view.size
+    if encoder.is_vit and view.kind == "global":
+        raise UserError(
+            f"a vision transformer has a position for each patch of a global view, here of {view.size} pixels",
+            "backbone.input_size",
+            "leave it out: only convolutional networks are judged at another size than they were trained at",
+        )
+    if encoder.is_vit and view.size % (patch := encoder.patch_size):
+        raise UserError(
+            f"local views of {view.size} pixels are not a whole number of {patch}-pixel patches",
+            "views",
+            f"give them a size that {patch} divides, as {max(1, round(view.size / patch)) * patch}",
+        )
+    if not encoder.is_vit and encoder.model.pretrained_cfg.get("fixed_input_size"):  # type: ignore[union-attr, operator]
+        raise UserError(
+            f"this architecture takes images of one size only, and {view.kind} views are smaller",
+            "backbone.name",
+            "use a vit or a convolutional network, or views of one size",
+        )
 
 
 def build_stream(

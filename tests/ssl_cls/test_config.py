@@ -205,7 +205,7 @@ def surface(annotation: object, section: str = "recipe") -> dict[str, str]:
 SURFACE = {
     "recipe": "name seed data backbone method views optim train health run",
     "data": "source path workers max_bad_fraction labels window size",
-    "backbone": "name pooling args",
+    "backbone": "name pooling args input_size",
     "method=simclr": "name temperature projector",
     "method=moco": "name temperature momentum queue projector symmetric norm_splits",
     "method=mocov3": "name temperature momentum projector predictor_dim",

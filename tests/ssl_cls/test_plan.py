@@ -69,10 +69,16 @@ def test_only_networks_for_any_size_are_judged_at_another_size_than_they_were_tr
     assert error.where == {"vit": "backbone.input_size", "swin": "backbone.name"}[backbone]
 
 
+def test_views_larger_than_what_the_encoder_is_judged_at_are_a_mistake(tmp_path) -> None:
+    error = refusal(tmp_path, "data.size=32", "backbone.input_size=28")
+    assert error.where == "backbone.input_size"
+    assert "views of 32 pixels are larger than the 28" in error.what
+
+
 def test_an_encoder_is_for_the_size_it_is_judged_at_not_that_of_its_views(tmp_path) -> None:
     (tmp_path / "small.yaml").write_text(
-        "name: small\ndata: {source: digits}\nbackbone: {name: resnet_small, input_size: 28}\nmethod: {name: simclr}\n"
-        "views: [{count: 2, size: 24}]\noptim: {lr: 0.001}\ntrain: {epochs: 1, batch_size: 32}\n"
+        "name: small\ndata: {source: digits, size: 24}\nbackbone: {name: resnet_small, input_size: 28}\nmethod: {name: simclr}\n"
+        "optim: {lr: 0.001}\ntrain: {epochs: 1, batch_size: 32}\n"
     )
     recipe = config.load(tmp_path / "small.yaml")
     source = catalog.open(recipe.data, "train")

@@ -131,6 +131,8 @@ def test_a_dry_run_tells_everything_and_writes_nothing(tmp_path: Path) -> None:
         (["train.batch_size=100000"], "batch"),
         (["backbone.name=vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
         (["backbone.args.patch_size=5"], "patch"),
+        (["backbone.args=null"], "16-pixel patches"),  # the architecture's own
+        (["backbone.name=vit_tiny_patch16_224.foo"], "Invalid pretrained tag"),
         (["method.mask_ratio=0.99"], "mask_ratio"),
         (["data.source=folder"], "path"),
         (["data.source=folder", "data.path=nowhere"], "nowhere"),
