@@ -71,7 +71,10 @@ LAYOUTS = (
     Layout("DINO or DINOv2, teacher", r"teacher/(?:module\.)?backbone\.", _DINOV2),
     Layout("DINOv2, teacher of a whole run", r"model/teacher\.backbone\.", _DINOV2),
     Layout("DINO or DINOv2, student", r"student/(?:module\.)?backbone\.", _DINOV2),
-    Layout("lightly or solo-learn", r"(?:state_dict/)?(?:model\.)?(?:student_)?backbone\.", _NUMBERED),
+    Layout("lightly, teacher", r"(?:state_dict/)?teacher_backbone\.(?:vit\.)?", _NUMBERED),
+    # its benchmarks: beside student_backbone this is the teacher
+    Layout("lightly or solo-learn", r"(?:state_dict/)?(?:model\.)?backbone\.(?:vit\.)?", _NUMBERED),
+    Layout("lightly, student", r"(?:state_dict/)?student_backbone\.(?:vit\.)?", _NUMBERED),
     Layout("solo-learn before 2022", r"state_dict/encoder\."),
     Layout("MAE", r"model/(?:module\.)?", _DINOV2),
     Layout("timm", r"(?:model_state_dict|state_dict)/(?:module\.)?", _DINOV2, timm_s=True),
@@ -97,7 +100,7 @@ def load_into(model: nn.Module, path: Path, architecture: str) -> Loaded:
     """
     tensors = read(path)
     layout = next(one for one in LAYOUTS if any(re.match(one.where, name) for name in tensors))
-    found = _encoder_part(tensors, layout)
+    found = _encoder_part(tensors, layout, path)
     own: dict[str, Tensor] = model.state_dict()
     positions = _fit_positions(model, found, own) if "pos_embed" in found.keys() & own.keys() else ""
     counted = {name for name in own if name.endswith("num_batches_tracked")}  # torch < 0.4.1 did not save it
@@ -141,7 +144,7 @@ def _fit_positions(model: Any, found: dict[str, Tensor], own: dict[str, Tensor])
     return f"resampled from {side} x {side} to {grid[0]} x {grid[1]}"
 
 
-def _encoder_part(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def _encoder_part(tensors: dict[str, Tensor], layout: Layout, path: Path) -> dict[str, Tensor]:
     """The encoder's tensors by timm's names."""
     found = {}
     for name, value in tensors.items():
@@ -151,6 +154,9 @@ def _encoder_part(tensors: dict[str, Tensor], layout: Layout) -> dict[str, Tenso
         for pattern, replacement in layout.renames:
             name = re.sub(pattern, replacement, name)
         if not _METHOD_S.match(name):
+            if name in found:
+                what = f"read as {layout.name}, two of its tensors are {name}"
+                raise UserError(what, str(path), "keep one of the networks in the file")
             found[name] = value
     return found
 

@@ -1,6 +1,7 @@
 """Checkpoints as the public code of each method writes them, around models of torchvision and timm."""
 
 import argparse
+import copy
 import pickle
 import re
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from lightly.models.modules import MaskedVisionTransformerTIMM
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -88,7 +90,14 @@ RESNETS: dict[str, Callable[[Weights], Any]] = {
         "teacher": _under("backbone.", w) | DINO_HEAD,
         "args": argparse.Namespace(arch="resnet18"),
     },
-    "lightly or solo-learn": lambda w: {"state_dict": _under("backbone.", _numbered(w)) | OTHER},
+    "lightly or solo-learn": lambda w: {
+        "state_dict": _under("backbone.", _numbered(w))  # as in lightly's benchmarks, the teacher
+        | _under("student_backbone.", _numbered({k: v + 1 for k, v in w.items()}))
+        | OTHER
+    },
+    "lightly, teacher": lambda w: {
+        "state_dict": _under("student_backbone.", {k: v + 1 for k, v in w.items()}) | _under("teacher_backbone.", w)
+    },
     "solo-learn before 2022": lambda w: {"state_dict": _under("encoder.", {**w, **HEAD}) | OTHER},
     "timm, torchvision, DINO or DINOv2": lambda w: w,
 }
@@ -124,7 +133,10 @@ VITS: dict[str, Callable[[Weights], Any]] = {
     },
     "DINO or DINOv2, student": lambda w: {"student": _under("module.backbone.", w) | DINO_HEAD},
     "DINOv2, teacher of a whole run": lambda w: {"model": _under("teacher.backbone.", w) | _under("student.x.", w)},
-    "lightly or solo-learn": lambda w: {"state_dict": _under("student_backbone.", w) | OTHER},
+    "lightly, student": lambda w: {"state_dict": _under("student_backbone.", w) | OTHER},
+    "lightly or solo-learn": lambda w: {
+        "state_dict": _under("backbone.vit.", w) | {"backbone.mask_token": torch.zeros(1, 1, 64)} | OTHER
+    },
     "timm, torchvision, DINO or DINOv2": lambda w: {**w, "mask_token": torch.zeros(1, 4)},
 }
 
@@ -137,6 +149,24 @@ def test_e16_a_vision_transformer_is_read_whole_whoever_saved_it(name: str, vit:
     assert layouts.load_into(model, path, "test_vit").layout == name
     for tensor, value in model.state_dict().items():
         assert torch.equal(value, vit.state_dict()[tensor]), tensor
+
+
+def test_lightly_s_masked_vision_transformer_is_read_as_lightly_saves_it(vit: nn.Module, tmp_path: Path) -> None:
+    wrapped = nn.ModuleDict(
+        {"backbone": MaskedVisionTransformerTIMM(copy.deepcopy(vit), pos_embed_initialization="skip")}
+    )
+    torch.save({"state_dict": wrapped.state_dict()}, tmp_path / "lightly.ckpt")
+    model = timm.create_model("test_vit", num_classes=0)
+    layouts.load_into(model, tmp_path / "lightly.ckpt", "test_vit")
+    for tensor, value in model.state_dict().items():
+        assert torch.equal(value, wrapped["backbone"].vit.state_dict()[tensor]), tensor  # type: ignore[union-attr]
+
+
+def test_two_networks_under_one_name_are_refused(resnet: nn.Module, tmp_path: Path) -> None:
+    weights = resnet.state_dict()
+    torch.save(_under("backbone.", weights) | {"state_dict": _under("backbone.", weights)}, tmp_path / "both.pth")
+    with pytest.raises(UserError, match="two of its tensors are conv1.weight"):
+        layouts.load_into(timm.create_model("resnet18", num_classes=0), tmp_path / "both.pth", "resnet18")
 
 
 def test_torchvision_s_vision_transformer_is_timm_s_under_other_names(tmp_path: Path) -> None:
