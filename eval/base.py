@@ -193,9 +193,10 @@ def _marked(evaluator: Evaluator, mark: str) -> set[str]:
     return {name for name, hint in hints.items() if mark in getattr(hint, "__metadata__", ())}
 
 
-def input_of(encoder: Encoder) -> dict[str, Any]:
-    """How images are fed to it, as its rows say it."""
-    return {"size": encoder.input_size, "channels": encoder.channels, **(encoder.provenance.input or {})}
+def input_of(encoder: Encoder, data: EvalData) -> dict[str, Any]:
+    """How images are fed to it, as its rows say it: arrays are shown whole, whatever crop files would get."""
+    told = {"size": encoder.input_size, "channels": encoder.channels, **(encoder.provenance.input or {})}
+    return told | {"crop_pct": 1.0} if "crop_pct" in told and data.test.size is not None else told
 
 
 def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> dict[str, Any]:
@@ -218,5 +219,5 @@ def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> d
         "metrics": result.metrics,
         "chosen_on": result.chosen_on,
         "device": context.device.type,
-        "input": input_of(encoder),
+        "input": input_of(encoder, data),
     }

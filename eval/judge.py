@@ -62,7 +62,7 @@ def judge(
             "seed": encoder.provenance.seed,
         }
         if encoder.provenance.input is not None:
-            identity["input"] = input_of(encoder)
+            identity["input"] = input_of(encoder, data)
         known = [old for old in kept if all(old.get(key) == value for key, value in identity.items())]
         if known and not again:
             say(f"{evaluator.name}: known")

@@ -48,9 +48,8 @@ class Display:
         now = time.monotonic()
         if now - self._said >= _QUIET_SECONDS or done == self.total:
             eta = (now - self._started) / max(1, done - self._done) * (self.total - done)
-            print(
-                f"{self.name}: step {done}/{self.total}  {figures}  eta {eta / 60:.1f} min", file=sys.stderr, flush=True
-            )
+            then = f", then {self.then}" if self.then else ""
+            self._say(f"{self.name}: step {done}/{self.total}  {figures}  eta {eta / 60:.1f} min{then}")
             self._said = now
 
     def _say(self, text: str) -> None:

@@ -91,20 +91,24 @@ def test_e11_features_do_not_depend_on_the_batch(
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
 
 
-def test_x17_ranks_share_without_gap_or_overlap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    source, network = _source(1003), Mean()
+@pytest.mark.parametrize(("num_ranks", "count"), [(2, 1003), (3, 1003), (5, 250), (3, 1)])
+def test_x17_ranks_share_without_gap_or_overlap(
+    num_ranks: int, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source, network = _source(count), Mean()
     monkeypatch.setattr(features, "_shared_id", lambda context: 7)
     written: list[np.ndarray] = []
 
     def barrier(context: Context) -> None:
         if context.rank == 0 and not written and any(tmp_path.glob(".shared.npy.*")):
-            # rank 0 has made the file: the other does its share now
+            # rank 0 has made the file: the others do their share now
             written.append(np.zeros(1))
-            features._write(path, _encoder(network), source, replace(context, rank=1))
+            for rank in range(1, num_ranks):
+                features._write(path, _encoder(network), source, replace(context, rank=rank))
 
     monkeypatch.setattr(Context, "barrier", barrier)
     path = tmp_path / "shared.npy"
-    features._write(path, _encoder(network), source, Context(torch.device("cpu"), 0, 2, cache=tmp_path))
+    features._write(path, _encoder(network), source, Context(torch.device("cpu"), 0, num_ranks, cache=tmp_path))
     alone = extract(_encoder(network), source, Context(torch.device("cpu"), cache=tmp_path / "alone"))
     assert np.array_equal(np.load(path), alone.numpy())
 

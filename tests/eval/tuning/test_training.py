@@ -117,6 +117,51 @@ def test_layer_decay_of_vit_b_is_the_paper_s() -> None:  # E15
     assert all((p.ndim > 1) == (group["weight_decay"] > 0) for group in groups for p in group["params"])
 
 
+CHANGES = [
+    {"loss": "bce"},
+    {"label_smoothing": 0.0},
+    {"optimizer": "sgd"},
+    {"optimizer": "adam"},
+    {"optimizer": "rmsprop"},
+    {"optimizer": "lars"},
+    {"weight_decay": 0.5},
+    {"schedule": "step"},
+    {"warmup": 0.5},
+    {"layer_decay": 0.5},
+    {"mixup": 0.5},
+    {"cutmix": 0.5},
+    {"erase": 1.0},
+    {"dropout": 0.5},
+    {"drop_path": 0.5},
+    {"ema": 0.5},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "=".join(map(str, *change.items())))
+def test_every_option_changes_what_is_trained(change: dict[str, Any], source: Arrays) -> None:
+    plain, other = state(run(VIT, source, Training())), state(run(VIT, source, Training(**change)))
+    assert not all(torch.equal(plain[name], other[name]) for name in plain)
+
+
+def test_training_follows_the_decayed_rates(source: Arrays) -> None:  # E15
+    """A first step of SGD without weight decay is as long as the rate."""
+    start = Classifier(encoder(VIT).network, 3, torch.zeros(1, 1, 12, 12))
+    scales = {
+        id(parameter): group["lr_scale"] for group in strategies.groups(start, 0.0, 0.5) for parameter in group["params"]
+    }
+    scale = {name: scales[id(parameter)] for name, parameter in start.named_parameters() if id(parameter) in scales}
+    assert len(set(scale.values())) >= 3
+    settings = {"optimizer": "sgd", "weight_decay": 0.0, "warmup": 0.0}
+    fixed = "all", 3e-3, 1, 16, 7, CPU
+    before = state(train(Training(**settings), encoder(VIT), source, 3, "all", 0.0, *fixed[2:])[0])
+    plain = state(train(Training(**settings), encoder(VIT), source, 3, *fixed)[0])
+    decayed = state(train(Training(**settings, layer_decay=0.5), encoder(VIT), source, 3, *fixed)[0])
+    for name, factor in scale.items():
+        moved = plain[name] - before[name]
+        torch.testing.assert_close(decayed[name] - before[name], factor * moved, atol=1e-6, rtol=1e-2)
+    assert any((plain[name] - before[name]).abs().max() > 1e-4 for name in scale)
+
+
 def network_of(model: Classifier) -> Any:
     return model.network.model
 
