@@ -1,9 +1,12 @@
 """The house has floors: tools -> eval -> ssl_cls, and nothing looks up."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,18 @@ def test_nothing_imports_upward() -> None:
         if name.split(".")[0] in above[path.relative_to(ROOT).parts[0]]
     ]
     assert not found
+
+
+def test_what_is_imported_is_declared_so_that_an_installation_brings_it() -> None:
+    """Optional packages are imported within functions that say what to install."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [one for extra in ("parquet", "tiff") for one in project["optional-dependencies"][extra]]
+    declared = {re.split("[><=]", one)[0].lower() for one in [*project["dependencies"], *extras]} | {"umap-learn"}
+    known = packages_distributions()
+    outside = {name.split(".")[0] for path in MODULES for name in imports(path)}
+    outside -= {*sys.stdlib_module_names, "ssl_cls", "eval", "campaign"}  # the last: tests, run by tools/faults.py
+    needed = {name: {one.lower().replace("_", "-") for one in known.get(name, [name])} for name in outside}
+    assert not {name for name, brings in needed.items() if not brings & declared and name != "umap"}
 
 
 def test_pydantic_is_known_in_one_place_only() -> None:

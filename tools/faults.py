@@ -7,7 +7,7 @@ the parts are in tests/campaign.
 import argparse
 
 _PARTS = {  # name: (default size, size with --short)
-    "kills": (12, 1),  # forked lives to kill, each method
+    "kills": (12, 3),  # forked lives to kill, each method
     "commands": (2, 0),  # the same by the real command
     "damage": (600, 60),  # checkpoint files to harm
     "streams": (12, 4),  # of workers {0, 1, 2, 4} x ranks {1, 2, 4}

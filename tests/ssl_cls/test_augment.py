@@ -39,9 +39,10 @@ EVERYTHING = View(
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_whole_view_is_torchvisions_pipeline(channels: int, mode: str) -> None:
+@pytest.mark.parametrize(("size", "kernel"), [(32, 3), (64, 7)])  # to blur by: a tenth of the side, odd
+def test_a_whole_view_is_torchvisions_pipeline(channels: int, mode: str, size: int, kernel: int) -> None:
     """To rounding in floating point, to two levels on average in uint8, truncated after each step."""
-    view = View(**{**vars(EVERYTHING), "interpolation": mode})
+    view = View(**{**vars(EVERYTHING), "interpolation": mode, "size": size, "blur": 0.5})
     pixels, index = pictures(32, channels, 40, 44), torch.arange(32) * 17
     ours = Augment((view,), (0.0,) * channels, (1.0,) * channels).from_pixels(pixels, index, KEY)["global"][0]
     place = geometry(view, KEY, index, 0, torch.tensor([40, 44]).expand(32, 2))
@@ -49,12 +50,14 @@ def test_a_whole_view_is_torchvisions_pipeline(channels: int, mode: str) -> None
 
     def theirs(i: int, image: Tensor) -> Tensor:
         box = place.box[i].int().tolist()
-        image = tv.resized_crop(image, *box, size=[32, 32], interpolation=MODES[mode], antialias=True)
+        image = tv.resized_crop(image, *box, size=[size, size], interpolation=MODES[mode], antialias=True)
         image = image.clamp(0, 255 if image.dtype == torch.uint8 else 1)
         image = tv.horizontal_flip(image) if place.flip[i] else image
         for operation in drawn.order[i].tolist():
             image = ADJUST[operation](image, float(drawn.factors[i, operation]))
         image = tv.rgb_to_grayscale(image, channels) if drawn.gray[i] else image
+        sigma = float(drawn.sigma[i])
+        image = tv.gaussian_blur(image, [kernel, kernel], [sigma, sigma]) if sigma else image
         half = 128 if image.dtype == torch.uint8 else 0.5
         image = tv.solarize(image, half) if drawn.solarize[i] else image
         return tv.to_dtype(image, scale=True)

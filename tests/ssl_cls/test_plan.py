@@ -77,8 +77,8 @@ def test_views_larger_than_what_the_encoder_is_judged_at_are_a_mistake(tmp_path)
 
 def test_an_encoder_is_for_the_size_it_is_judged_at_not_that_of_its_views(tmp_path) -> None:
     (tmp_path / "small.yaml").write_text(
-        "name: small\ndata: {source: digits, size: 24}\nbackbone: {name: resnet_small, input_size: 28}\nmethod: {name: simclr}\n"
-        "optim: {lr: 0.001}\ntrain: {epochs: 1, batch_size: 32}\n"
+        "name: small\ndata: {source: digits, size: 24}\nbackbone: {name: resnet_small, input_size: 28}\n"
+        "method: {name: simclr}\noptim: {lr: 0.001}\ntrain: {epochs: 1, batch_size: 32}\n"
     )
     recipe = config.load(tmp_path / "small.yaml")
     source = catalog.open(recipe.data, "train")

@@ -37,9 +37,7 @@ def test_off_a_terminal_lines_say_how_long_it_takes_and_what_comes_next(
     assert capsys.readouterr().err == "x: step 20/50  loss 1  data wait 0%  eta 3.0 min, then evaluation\n"
 
 
-def test_on_a_terminal_the_bar_says_so_too(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_a_terminal_the_bar_says_so_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "160")

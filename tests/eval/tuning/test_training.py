@@ -146,9 +146,8 @@ def test_every_option_changes_what_is_trained(change: dict[str, Any], source: Ar
 def test_training_follows_the_decayed_rates(source: Arrays) -> None:  # E15
     """A first step of SGD without weight decay is as long as the rate."""
     start = Classifier(encoder(VIT).network, 3, torch.zeros(1, 1, 12, 12))
-    scales = {
-        id(parameter): group["lr_scale"] for group in strategies.groups(start, 0.0, 0.5) for parameter in group["params"]
-    }
+    groups = strategies.groups(start, 0.0, 0.5)
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     scale = {name: scales[id(parameter)] for name, parameter in start.named_parameters() if id(parameter) in scales}
     assert len(set(scale.values())) >= 3
     settings = {"optimizer": "sgd", "weight_decay": 0.0, "warmup": 0.0}
