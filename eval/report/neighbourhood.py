@@ -14,6 +14,7 @@ from eval.comparison.record import Row
 from eval.data import shown
 from eval.neighbours import nearest
 from eval.report.gallery import Picture, Thumbnail, class_name, copies, first_of_each, originals, uri
+from eval.report.leakage import THRESHOLD
 from ssl_cls.data.source import all_labels
 from ssl_cls.errors import UserError
 
@@ -72,13 +73,15 @@ def neighbours(title: str, encoder: Known) -> Picture:
 
 
 def closest(title: str, encoder: Known) -> Picture:
-    """The test images (up to eight) that a training image is nearest to, by cosine about the mean of training: copies
-    that pixels do not show, if there are any."""
+    """The test images (up to eight) that a training image is nearest to, by cosine about the mean of training, and how
+    many are nearer than THRESHOLD: copies that pixels do not show, if there are any."""
     data, bank, test = encoder
     (found,) = nearest(bank, test, 1, ("centred",))
+    count = int((found.similarity[:, 0] >= THRESHOLD).sum())
     cosine, queries = found.similarity[:, 0].topk(min(_NUM_QUERIES, len(test)))
     pairs = list(zip(queries.tolist(), found.rows[queries, 0].tolist(), cosine.tolist(), strict=True))
-    return copies(f"by the features of {title}", data.train, data.test, pairs, "cosine")
+    told = f"by the features of {title}: {count:,} of {len(test):,} test images have a cosine of {THRESHOLD} or more"
+    return copies(f"{told} with one of {len(bank):,}", data.train, data.test, pairs, "cosine")
 
 
 def feature_map(title: str, encoder: Known) -> Map:

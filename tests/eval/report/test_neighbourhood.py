@@ -20,6 +20,7 @@ from eval.comparison.record import Row
 from eval.data import open_data
 from eval.report import neighbourhood
 from eval.report.gallery import Thumbnail
+from eval.report.leakage import THRESHOLD
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.errors import UserError
@@ -108,6 +109,11 @@ def test_the_most_alike_are_the_pairs_of_the_largest_centred_cosine(data: EvalDa
     assert [number(one) for one in below] == rows[order].tolist()
     assert (number(above[0]), number(below[0])) == (17, 5)
     assert below[0].alt.endswith("cosine 1.0000")
+    count = int((distances <= 1 - THRESHOLD).sum())
+    assert count >= 1
+    assert (
+        f"{count} of {len(test)} test images have a cosine of 0.99 or more with one of {len(bank):,}" in picture.title
+    )
 
 
 def test_other_weights_than_the_row_s_are_not_shown(data: EvalData, tmp_path: Path) -> None:
