@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +15,11 @@ from eval.base import Context, Encoder
 from eval.channels import seen_with
 from ssl_cls.augment.apply import normalise
 from ssl_cls.augment.augment import AS_USUAL, Framing, whole
+from ssl_cls.backbone import Backbone, BackboneConfig
 from ssl_cls.cores import usable_cores
 from ssl_cls.data.source import Source
 from ssl_cls.errors import UserError
+from ssl_cls.pooling import TIMM_S
 
 _BATCH = 250  # images; fixed, so that features do not depend on how many ranks share the work
 
@@ -30,6 +32,38 @@ class Cut(NamedTuple):
 
 
 OWN = (Cut(),)
+
+
+def check_poolings(poolings: Sequence[str]) -> None:
+    """Raises ValueError unless each is "own" or one that there is."""
+    for pooling in set(poolings) - {"own"}:
+        BackboneConfig("", pooling)
+
+
+def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ...]) -> tuple[Cut, ...]:
+    """The cuts that an encoder has, of all layers with all poolings; raw pixels have their own alone.
+
+    Raises:
+        UserError: none.
+    """
+    network = encoder.network
+    if not isinstance(network, Backbone):
+        return OWN
+    cuts = [
+        Cut(layer, None if pooling in ("own", network.pooling) else pooling)  # heads may fit the last layer alone
+        for layer in layers
+        for pooling in poolings
+        if -network.num_layers <= layer <= -1
+        and (pooling != "cls" or network.prefix_tokens)
+        and not (pooling == "own" and network.pooling == TIMM_S and layer != -1 and not network.is_vit)
+    ]
+    if not cuts:
+        raise UserError(
+            f"{encoder.provenance.backbone} has none of the layers {list(layers)} with pooling {list(poolings)}",
+            encoder.provenance.run,
+            f"give layers from -1 to -{network.num_layers}, and cls only where there is a class token",
+        )
+    return tuple(dict.fromkeys(cuts))
 
 
 def extract(encoder: Encoder, source: Source, context: Context, cuts: tuple[Cut, ...] = OWN) -> Tensor:

@@ -8,13 +8,11 @@ import torch
 from eval import heads
 from eval.base import Context, Encoder, EvalData, Result
 from eval.classifier import Classifier, Trained
-from eval.features import OWN, Cut, widths
+from eval.features import OWN, Cut, available, check_poolings, widths
 from eval.frozen import frozen
 from eval.inference import trained
-from ssl_cls.backbone import Backbone, BackboneConfig
+from ssl_cls.backbone import Backbone
 from ssl_cls.data.source import all_labels
-from ssl_cls.errors import UserError
-from ssl_cls.pooling import TIMM_S
 from ssl_cls.spec import Positive, spec
 
 _LOOKING_BACK = 1e-3  # of the loss: so far heads are refitted that were not chosen
@@ -49,8 +47,7 @@ class LinearLayers:
     poolings: tuple[str, ...] = ("own", "avg", "cls")
 
     def __post_init__(self) -> None:
-        for pooling in set(self.poolings) - {"own"}:
-            BackboneConfig("", pooling)  # raises ValueError where there is no such pooling
+        check_poolings(self.poolings)
 
     def run(self, encoder: Encoder, data: EvalData, context: Context) -> list[Result]:
         """
@@ -120,32 +117,6 @@ def _probe(
             classifier=_classifier(chosen, best, encoder, data, context.device) if cuts[best_cut] == Cut() else None,
         )
     ]
-
-
-def available(encoder: Encoder, layers: tuple[int, ...], poolings: tuple[str, ...]) -> tuple[Cut, ...]:
-    """The cuts that an encoder has, of all layers with all poolings; raw pixels have their own alone.
-
-    Raises:
-        UserError: none.
-    """
-    network = encoder.network
-    if not isinstance(network, Backbone):
-        return OWN
-    cuts = [
-        Cut(layer, None if pooling in ("own", network.pooling) else pooling)  # heads may fit the last layer alone
-        for layer in layers
-        for pooling in poolings
-        if -network.num_layers <= layer <= -1
-        and (pooling != "cls" or network.prefix_tokens)
-        and not (pooling == "own" and network.pooling == TIMM_S and layer != -1 and not network.is_vit)
-    ]
-    if not cuts:
-        raise UserError(
-            f"{encoder.provenance.backbone} has none of the layers {list(layers)} with pooling {list(poolings)}",
-            encoder.provenance.run,
-            f"give layers from -1 to -{network.num_layers}, and cls only where there is a class token",
-        )
-    return tuple(dict.fromkeys(cuts))
 
 
 def _classifier(

@@ -10,6 +10,7 @@ from eval.knn import KNN
 from eval.linear import Linear, LinearLayers
 from eval.linear_aug import LinearAug
 from eval.ridge import Ridge
+from eval.sheet import Features
 from ssl_cls import config
 from ssl_cls.errors import UserError
 from ssl_cls.spec import spec
@@ -26,13 +27,15 @@ class Evaluation:
     ridge: Ridge = field(default_factory=Ridge)
     fewlabel: FewLabel = field(default_factory=FewLabel)
     finetune: FineTune = field(default_factory=FineTune)
+    features: Features = field(default_factory=Features)  # no evaluator: no rows come of it
 
 
 NAMES = tuple(one.name for one in fields(Evaluation))
 
 
-def evaluators(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Evaluator]:
-    """The evaluators of these names, their settings checked as strictly as a recipe's.
+def evaluators(names: Sequence[str], overrides: Sequence[str] = ()) -> tuple[list[Evaluator], Features | None]:
+    """The evaluators of these names, and which features are to be written, if `features` is one of them; settings are
+    checked as strictly as a recipe's.
 
     Raises:
         UserError: every wrong override, each with the nearest valid key; or one of an evaluator that is not asked for.
@@ -42,4 +45,5 @@ def evaluators(names: Sequence[str], overrides: Sequence[str] = ()) -> list[Eval
         if (name := override.partition(".")[0]) not in names:
             fix = f"add it: --evaluators {' '.join([*names, name])}"
             raise UserError(f"{name} is not among the evaluators asked for", override, fix)
-    return [getattr(parsed, name) for name in names]
+    asked = [getattr(parsed, name) for name in names if name != "features"]
+    return asked, parsed.features if "features" in names else None

@@ -11,21 +11,39 @@ from torch import Tensor
 from eval.base import Context, Encoder, EvalData
 from eval.comparison import record
 from eval.comparison.rows import predictions
-from eval.features import extract
+from eval.features import OWN, available, check_poolings, extract
 from eval.whole import whole
 from ssl_cls.data.files import Files, shown
 from ssl_cls.data.source import Source, Subset, all_labels
+from ssl_cls.spec import spec
 
 
-def write_features(encoder: Encoder, data: EvalData, context: Context) -> None:
+@spec
+class Features:
+    """Which features are written: of each layer (-1: the last) with each pooling ("own": the encoder's), as far as the
+    architecture has them, side by side."""
+
+    layers: tuple[int, ...] = (-1,)
+    poolings: tuple[str, ...] = ("own",)
+
+    def __post_init__(self) -> None:
+        check_poolings(self.poolings)
+
+
+def write_features(encoder: Encoder, data: EvalData, context: Context, which: Features | None = None) -> None:
     """For each split, into eval/features: train.npy, float32 [N, D]; train_labels.npy, int64 [N] or float [N, K]; and
     train.parquet, where pyarrow is installed, else train.csv: a row an image, with its number in the split, its file
     where it has one, its label or labels, and, on test, the class, or the list of labels, that each evaluation so far
-    has answered. An unlabelled image has label -1 and no class. Every rank must call it."""
+    has answered. An unlabelled image has label -1 and no class. Every rank must call it.
+
+    Raises:
+        UserError: the architecture has none of these layers and poolings.
+    """
+    cuts = available(encoder, which.layers, which.poolings) if which else OWN
     folder = encoder.out / "features"
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in (("train", data.train), ("val", data.val), ("test", data.test)):
-        features, labels = extract(encoder, source, context), all_labels(source)
+        features, labels = extract(encoder, source, context, cuts), all_labels(source)
         if context.rank:
             continue
         for part, values in ((name, features), (f"{name}_labels", labels)):

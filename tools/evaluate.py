@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from ssl_cls.data.catalog import DataConfig
 
     of_data = [word for word in overrides if word.startswith("data.")]
-    asked = evaluators([name for name in names if name != "features"], [w for w in overrides if w not in of_data])
+    asked, features = evaluators(names, [word for word in overrides if word not in of_data])
     accelerator = launch.start("fp32")
     console = Console(highlight=False, quiet=not accelerator.is_main_process)
     recipes = [encoders.recipe_of(spec) for spec in specs]
@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> None:
         )
         console.print(f"[bold]{encoder.provenance.run}[/bold] on {data.name}, results in {encoder.out}", soft_wrap=True)
         rows += judge(encoder, data, asked, context, say, args.again)
-        if "features" in names:
-            write_features(encoder, data, context)  # last: their table has the answers of all evaluations
+        if features is not None:
+            write_features(encoder, data, context, features)  # last: their table has the answers of all evaluations
     if rows:
         console.print(table(rows))
     accelerator.end_training()

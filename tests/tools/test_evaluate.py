@@ -22,11 +22,13 @@ from eval.comparison import record, tables
 from eval.comparison.compare import compare
 from eval.comparison.rows import optimism, predictions
 from eval.data import open_data
+from eval.features import batches
 from eval.finetune import FineTune
 from eval.judge import judge
 from eval.knn import KNN
 from eval.linear import Linear
-from eval.sheet import write_features
+from eval.sheet import Features, write_features
+from ssl_cls.backbone import BackboneConfig, build
 from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.source import Subset, all_labels
 from ssl_cls.errors import UserError
@@ -217,6 +219,31 @@ def test_features_are_written_for_others_to_use(encoder: Encoder, data: EvalData
         index = torch.arange(len(source))
         np.testing.assert_array_equal(features, source.pixels(index).flatten(1).float().numpy() / np.float32(255))
         np.testing.assert_array_equal(labels, source.labels(index).numpy())
+
+
+def test_features_of_other_layers_and_poolings_are_written_side_by_side(
+    encoder: Encoder, data: EvalData, context: Context
+) -> None:
+    torch.manual_seed(0)
+    network = build(BackboneConfig("resnet_small", args={"channels": [4, 6]}), 1, 8).eval()
+    encoder = replace(encoder, network=network)
+    write_features(encoder, data, context, Features(layers=(-1, -2), poolings=("own", "avg2x2")))
+    written = torch.from_numpy(np.load(encoder.out / "features" / "test.npy"))
+    (images, *_) = batches(encoder, data.test, torch.device("cpu"))
+    with torch.inference_mode():
+        last, first = network.outputs(images, (-1, -2))
+        expected = [
+            network.pool(last),
+            network.pool(last, "avg2x2"),
+            network.pool(first),
+            network.pool(first, "avg2x2"),
+        ]
+    torch.testing.assert_close(written[: len(images)], torch.cat(expected, 1))
+    assert written.shape[1] == (6 + 4) * (1 + 4)
+    with pytest.raises(UserError, match="none of the layers"):
+        write_features(encoder, data, context, Features(layers=(-3,)))
+    with pytest.raises(ValueError, match="pooling must be"):
+        Features(poolings=("max",))
 
 
 def _table(out: Path, name: str) -> dict[str, list[str]]:

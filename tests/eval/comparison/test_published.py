@@ -39,7 +39,7 @@ def test_every_data_set_has_rows_best_first(dataset: str) -> None:
     for title, rows in found.items():
         assert {(row.dataset, row.title) for row in rows} == {(dataset, title)}
         assert [row.top1 for row in rows] == sorted((row.top1 for row in rows), reverse=True)
-        assert title not in {evaluator.name for evaluator in evaluators(NAMES)}  # "knn/v1" is ours alone
+        assert title not in {evaluator.name for evaluator in evaluators(NAMES)[0]}  # "knn/v1" is ours alone
 
 
 def test_imagenet_has_the_milestones_and_semi_supervised_rows() -> None:
