@@ -1,5 +1,6 @@
 """A suite: recipes x seeds, and what is done with each. Everything that is already done is skipped."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -14,7 +15,8 @@ import torch
 from accelerate.commands.config.config_args import default_config_file
 
 from eval import encoders, fitting
-from eval.base import Context, EvalData, Evaluator
+from eval.base import Context, EvalData, Evaluator, specification
+from eval.comparison.record import Row
 from eval.data import open_data, shown
 from eval.fewlabel import FewLabel
 from eval.finetune import FineTune
@@ -70,7 +72,7 @@ class Suite:
     labels_per_class: tuple[Count, ...] = ()  # in place of both n_labels, by the classes that the data have
     few_label: FewLabelPart = field(default_factory=FewLabelPart)
     fine_tune: FineTunePart = field(default_factory=FineTunePart)
-    results: str | None = None  # the committed rows: what is in there is not done again, what is new is added
+    results: str | None = None  # the committed rows: what a run has there is not done again, what is new is added
 
     @property
     def folder(self) -> Path:
@@ -218,6 +220,16 @@ def judgements(suite: Suite, runs: Sequence[Pretraining], judged: EvalData) -> l
         wanted = probes if run.recipe.method.name == "supervised" else probes + few + tuned
         asked[run.run.folder] = Judgement(str(run.run.folder), run.recipe.data, run.recipe.seed, run.run.folder, wanted)
     return list(asked.values())
+
+
+def undone(judgement: Judgement, known: Sequence[Row]) -> Judgement:
+    """With those evaluators alone of which `known` has no row of this run, on as many labels."""
+    done = {_asked(row.record["spec"]) for row in known if row.run == judgement.out.name}
+    return judgement._replace(evaluators=[x for x in judgement.evaluators if _asked(specification(x)) not in done])
+
+
+def _asked(spec: dict[str, Any]) -> tuple[str, str]:
+    return spec["name"], json.dumps(spec.get("n_labels"))
 
 
 def _fresh(recipe: Recipe, recipes: Sequence[Recipe]) -> str:

@@ -41,14 +41,14 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
     console = Console(highlight=False, stderr=True)
     committed = Path(asked.results) if asked.results else None
     known = rows.collect([committed]) if committed and committed.exists() else []
-    done = {row.run for row in known}
-    everything = list(suite.pretrainings(asked))
-    runs = [one for one in everything if one.run.folder.name not in done]
+    runs = everything = list(suite.pretrainings(asked))
     judged = bool(everything) and has_labels(everything[0].recipe.data)
     judgements = []
     if judged:
         data = open_data(everything[0].recipe.data)
-        judgements = [one for one in suite.judgements(asked, everything, data) if one.out.name not in done]
+        wanted = [suite.undone(one, known) for one in suite.judgements(asked, everything, data)]
+        judgements = [one for one in wanted if one.evaluators]
+        runs = [one for one in everything if any(one.run.folder == judgement.out for judgement in judgements)]
     if dry_run:
         for one in runs:
             one.check()

@@ -99,6 +99,27 @@ def test_committed_rows_stand_in_for_runs(done: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_of_a_run_only_what_has_no_rows_is_done(done: Path, tmp_path: Path) -> None:
+    for name in ("small.yaml", "simclr.yaml", "supervised.yaml"):
+        (tmp_path / name).symlink_to(done / name)
+    rows = [json.loads(line) for line in (done / "results" / "small.jsonl").read_text().splitlines()]
+    kept = [
+        row
+        for row in rows
+        if (row["method"], row["evaluator"]) not in {("simclr", "finetune/v1"), ("pixels", "knn/v1")}
+    ]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "small.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    listed = suite(tmp_path, "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    assert sorted(" ".join(line.split()) for line in listed.stderr.splitlines()) == [
+        "evaluate pixels: knn/v1",
+        "evaluate runs/small/simclr-seed0: finetune/v1",
+        "pretrain runs/small/simclr-seed0",
+    ]
+
+
+@pytest.mark.slow
 def test_a_random_encoder_whose_rows_are_missing_needs_no_pretraining(done: Path, tmp_path: Path) -> None:
     for name in ("small.yaml", "simclr.yaml", "supervised.yaml", "tools"):
         (tmp_path / name).symlink_to(done / name)
