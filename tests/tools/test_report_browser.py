@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from ssl_cls.data.catalog import DataConfig
 from ssl_cls.data.source import all_labels
 
 pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
 
 RECIPE = """
 name: small
@@ -138,6 +141,16 @@ def page(tmp_path: Path, synthetic_run: Any, monkeypatch: pytest.MonkeyPatch) ->
     return report.write(groups, ["compare"], tmp_path / "out", checks.run(groups), beside)[-1]
 
 
+def assert_silent(browser: Browser, page: Path) -> None:
+    """Nothing was asked for but the page, and nothing was said on the console."""
+    requested = [
+        x["params"]["request"]["url"] for x in browser.events if x.get("method") == "Network.requestWillBeSent"
+    ]
+    assert [url for url in requested if not url.startswith("data:")] == [page.as_uri()]
+    spoken = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+    assert not [x for x in browser.events if x.get("method") in spoken]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_renders_alone(browser: Browser, page: Path, width: int, scheme: str) -> None:
@@ -159,16 +172,7 @@ def test_the_page_renders_alone(browser: Browser, page: Path, width: int, scheme
     assert "Leakage check: of 359 test images" in browser.evaluate("document.body.innerText")
     assert browser.evaluate("[...document.images].every(x => x.complete && x.naturalWidth > 0)")
 
-    requested = [
-        x["params"]["request"]["url"] for x in browser.events if x.get("method") == "Network.requestWillBeSent"
-    ]
-    assert [url for url in requested if not url.startswith("data:")] == [page.as_uri()]
-    assert not [
-        x
-        for x in browser.events
-        if x.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
-    ]
-
+    assert_silent(browser, page)
     browser.evaluate("document.querySelectorAll('details').forEach(x => { x.open = true })")
     assert browser.evaluate("document.documentElement.scrollWidth") <= width  # published rows, recipes and hashes too
 
@@ -177,3 +181,75 @@ def test_the_page_renders_alone(browser: Browser, page: Path, width: int, scheme
     )
     assert (np.median(picture) > 200) == (scheme == "light")
     assert picture.std() > 10  # something is drawn on it
+
+
+CLASSES = ["<img src=x onerror=document.title='owned'>", "'\"&amp; cats"]
+SUITE = """
+name: real
+recipes: [simclr.yaml, mae.yaml]
+few_label: {n_labels: [10, 20], draws: 1}
+fine_tune: {n_labels: [10, 20], draws: 1, learning_rates: [1.0e-3], steps: 3}
+"""
+COMMON = """
+data: {source: folder, path: pictures, size: 28, workers: 0}
+optim: {name: adamw, lr: 0.001}
+train: {epochs: 2, batch_size: 32}
+"""
+SIMCLR = "name: simclr\nbackbone: {name: resnet_small, args: {channels: [8, 16]}}\nmethod: {name: simclr}" + COMMON
+MAE = (
+    "name: mae\nmethod: {name: mae, decoder_dim: 16, decoder_depth: 1, decoder_heads: 2}\nbackbone: {name: "
+    "vit_tiny_patch16_224, args: {patch_size: 7, embed_dim: 16, depth: 1, num_heads: 2}}" + COMMON
+)
+HEADINGS = [
+    "At a glance", "How many labels it saves", "The table", "Paired differences", "What it costs", "Training",
+    "What is taken for what", "The mistakes it keeps making", "Where it looks", "What it finds alike",
+    "The feature space, flattened", "What the methods saw", "What MAE fills in", "Making this again",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite's page on own images of classes with hostile names, one of which is in train and in test."""
+    folder = tmp_path_factory.mktemp("real")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        for split, count in (("train", 80), ("val", 20), ("test", 20)):
+            place = folder / "pictures" / split / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (32, 32, 3)) // (1 + label)
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{number}.png")
+    shutil.copy(place / "0.png", folder / "pictures" / "train" / name / "0.png")
+    for file, text in (("real.yaml", SUITE), ("simclr.yaml", SIMCLR), ("mae.yaml", MAE)):
+        (folder / file).write_text(text)
+    (folder / "tools").symlink_to(ROOT / "tools")
+    command = [sys.executable, "tools/suite.py", "real.yaml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "real" / "index.html"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_all_that_real_runs_leave_is_drawn_and_hostile_class_names_are_text(
+    browser: Browser, real: Path, width: int
+) -> None:
+    browser.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+    browser.ask("Page.navigate", url=real.as_uri())
+    browser.wait_for("Page.loadEventFired")
+    browser.evaluate("document.querySelectorAll('details').forEach(x => { x.open = true })")
+    assert browser.evaluate("document.title").startswith("Comparison")
+    assert browser.evaluate("document.scripts.length") == 0
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    said = browser.evaluate("document.body.innerText")
+    for heading in HEADINGS:
+        assert heading in said, heading
+    for name in CLASSES:
+        assert name in said, name
+    assert "1 are pixel for pixel among" in said
+    assert said.count("test images have a cosine of 0.99 or more") == 2  # of either backbone's method
+    assert "no nearest neighbours" not in said.lower()
+    shown = "[...document.querySelectorAll('h3')].find(x => x.innerText.startsWith('{}')).parentElement"
+    assert browser.evaluate(f"{shown.format('What MAE fills in')}.querySelectorAll('img').length") > 3
+    assert browser.evaluate(f"{shown.format('Where it looks')}.querySelectorAll('img').length") > 3
+    assert browser.evaluate("[...document.images].every(x => x.complete && x.naturalWidth > 0)")
+    assert_silent(browser, real)
