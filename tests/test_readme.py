@@ -90,7 +90,10 @@ EXECUTED = {
     "make oracle": ("tests/eval/test_whole_probe.py", "marks=pytest.mark.oracle"),  # fewer images by default
     "make faults": ("tests/dist/test_faults.py", "campaign"),
     "accelerate launch tools/pretrain.py recipes/simclr_resnet.yaml": (CI, "tools/pretrain.py recipes/simclr_resnet"),
-    "accelerate launch tools/pretrain.py recipes/mae_vit.yaml seed=1 train.epochs=5": (CI, "for recipe in recipes/*"),
+    "accelerate launch tools/pretrain.py recipes/mae_vit.yaml seed=1 train.epochs=5": (
+        CI,
+        "tools/pretrain.py recipes/mae_vit.yaml seed=1 train.epochs=0.02",
+    ),
     "accelerate launch tools/pretrain.py recipes/mae_vit.yaml --dry-run": (CI, '"$recipe" --dry-run'),
     "accelerate launch --multi_gpu --num_processes 2 tools/pretrain.py ...": (
         "tests/dist/test_launch.py",
@@ -104,8 +107,15 @@ EXECUTED = {
         "tests/eval/test_own_suite.py",
         '"recipes/suites/own.yaml", "data.path=',
     ),
-    "python tools/suite.py recipes/suites/fashion_mnist.yaml": (CI, "suites/fashion_mnist.yaml --dry-run"),
-    "python tools/suite.py recipes/suites/label_efficiency.yaml": (CI, "suites/label_efficiency.yaml --dry-run"),
+    "python tools/suite.py recipes/suites/fashion_mnist.yaml": (
+        CI,
+        "tools/suite.py recipes/suites/fashion_mnist.yaml # every",
+    ),
+    "python tools/suite.py recipes/suites/label_efficiency.yaml": (CI, 'suites/label_efficiency.yaml "recipes='),
+    "tools/bench.py RECIPE": (CI, "tools/bench.py recipes/simclr_resnet.yaml"),
+    "tools/bench_data.py --rounds 3": (CI, "tools/bench_data.py --rounds 1"),
+    "tools/bench_judge.py --rounds 2": (CI, "tools/bench_judge.py --rounds 1"),
+    "taskset -c 0 accelerate launch ...": (CI, '"$recipe" --dry-run'),  # the same launch, on all cores
     "python tools/doctor.py replay RUN": ("tests/tools/test_doctor.py", 'tool("doctor.py", "replay"'),
     "python tools/evaluate.py runs/simclr_resnet-seed0 --evaluators knn linear": (
         CI,

@@ -110,7 +110,7 @@ def taken(work):
     return (int(peak.split()[0]) - int(held.split()[0])) // 1024
 
 search = getattr(neighbours, sys.argv[1])
-bank, queries = torch.randn(60_000, 64), torch.randn(3_000, 64)
+bank, queries = torch.randn(60_000, 512), torch.randn(10_000, 512)
 search(bank[:500], queries[:10], 5, ("cosine",))  # whatever libraries take at their first call
 print(taken(lambda: search(bank, queries, 20, ("cosine", "centred"))), taken(lambda: queries @ bank.T))
 """
@@ -119,11 +119,11 @@ print(taken(lambda: search(bank, queries, 20, ("cosine", "centred"))), taken(lam
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["nearest", "nearest_by_faiss"])
 def test_memory_beyond_the_features_is_bounded(search: str) -> None:
-    """All similarities at once would be 687 MiB: in a process of its own, whose peak nothing else raises."""
+    """All similarities at once would be 2,289 MiB: in a process of its own, whose peak nothing else raises."""
     ran = subprocess.run([sys.executable, "-c", MEASURED, search], capture_output=True, text=True, check=True)
     taken, at_once = map(int, ran.stdout.split())
-    assert taken < 250  # MiB: a copy of the bank, and chunks of 64 MiB for two metrics
-    assert at_once > 600  # what is measured is measured
+    assert taken < 400  # MiB: a copy of the bank, and chunks of 64 MiB for two metrics
+    assert at_once > 2000  # what is measured is measured
 
 
 def test_the_answer_does_not_depend_on_the_number_of_metrics() -> None:
