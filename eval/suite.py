@@ -223,9 +223,12 @@ def judgements(suite: Suite, runs: Sequence[Pretraining], judged: EvalData) -> l
 
 
 def undone(judgement: Judgement, known: Sequence[Row]) -> Judgement:
-    """With those evaluators alone of which `known` has no row of this run, on as many labels."""
-    done = {_asked(row.record["spec"]) for row in known if row.run == judgement.out.name}
-    return judgement._replace(evaluators=[x for x in judgement.evaluators if _asked(specification(x)) not in done])
+    """With those evaluators alone of which `known` has no row of this run, on as many labels; none of a run whose rows
+    do not say what was asked for."""
+    specs = [row.record.get("spec") for row in known if row.run == judgement.out.name]
+    done = {_asked(spec) for spec in specs if spec}
+    left = [] if None in specs else [x for x in judgement.evaluators if _asked(specification(x)) not in done]
+    return judgement._replace(evaluators=left)
 
 
 def _asked(spec: dict[str, Any]) -> tuple[str, str]:

@@ -93,7 +93,7 @@ def build_method(recipe: Recipe, source: Source, planned: Plan) -> Method:
     """The method with fresh weights, a function of the recipe's seed alone."""
     torch.manual_seed(recipe.seed)
     encoder = backbone.build(recipe.backbone, source.channels, planned.input_size)
-    for view in expand(recipe.views or ()):
+    for view in recipe.views or ():
         if view.size != planned.input_size:
             _check_size(encoder, view)
     method = recipe.method.build(encoder, source.num_classes)
