@@ -186,7 +186,6 @@ class Backbone(nn.Module):
             x.register_hook(_channels_last)  # type: ignore[no-untyped-call]
         match = GRID.fullmatch(pooling)
         side = int(match.group(1)) if match else 1
-        # cells of one pixel are their own means, and torch's gradient of them is a tenth of a small network's step
         return (x if x.shape[2:] == (side, side) else means(x, side)).flatten(1)
 
     def _grid_of(self, patches: int) -> tuple[int, int]:

@@ -110,7 +110,10 @@ class Step:
         """Drop-path and dropout are stateful, so torch is seeded anew for each part of each global batch."""
         part = self.accelerator.process_index * count + number
         key = rng.DrawKey(self.recipe.seed, clock.step)
-        torch.manual_seed(int(rng.bits(key, torch.tensor([part]), _STEP_DRAW, 1)))
+        seed = int(rng.bits(key, torch.tensor([part]), _STEP_DRAW, 1))
+        # torch's own also queues the seed for devices that are not there, with a traceback for each
+        on_cpu = self.accelerator.device.type == "cpu"
+        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(seed)
 
     def _synchronised_if(self, last: bool) -> AbstractContextManager[None]:
         """Ranks average gradients once, in the backward pass of the last micro-batch."""

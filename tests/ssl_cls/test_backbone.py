@@ -11,15 +11,23 @@ from torch.nn import functional as F
 from eval.encoders import own_pooling
 from ssl_cls.backbone import Backbone, BackboneConfig, build
 from ssl_cls.errors import UserError
-from ssl_cls.pooling import averaging
+from ssl_cls.pooling import means
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (7, 7), (5, 9), (2, 3)])
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
-def test_averaging_matrices_are_adaptive_pooling(shape: tuple[int, int], side: int) -> None:
-    x = torch.randn(3, 5, *shape, dtype=torch.float64)
-    rows, columns = (averaging(length, side).double() for length in shape)
-    torch.testing.assert_close(rows @ x @ columns.mT, F.adaptive_avg_pool2d(x, side), rtol=1e-6, atol=1e-7)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_means_are_adaptive_pooling(shape: tuple[int, int], side: int, layout: torch.memory_format) -> None:
+    x = torch.randn(3, 5, *shape).contiguous(memory_format=layout)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    with torch.inference_mode():  # what is made here serves in training too
+        means(ours, side)
+    pooled, expected = means(ours, side), F.adaptive_avg_pool2d(theirs, side)
+    torch.testing.assert_close(pooled, expected, rtol=1e-6, atol=1e-6)
+    weights = torch.randn_like(expected)
+    (pooled * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", ["avg", "avg2x2", "avg4x4"])
