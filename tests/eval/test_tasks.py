@@ -14,7 +14,9 @@ from eval.base import Context, Encoder, EvalData, Evaluator, Provenance
 from eval.fewlabel import FewLabel
 from eval.heads import fit
 from eval.knn import KNN
-from eval.linear import Linear
+from eval.linear import Linear, LinearLayers
+from eval.linear_aug import LinearAug
+from eval.ridge import Ridge
 from eval.tasks import MANY_LABELS, ONE_CLASS, task_of
 from ssl_cls.data.arrays import Arrays
 from ssl_cls.data.source import labelled
@@ -48,7 +50,14 @@ def _run(evaluator: Evaluator, data: EvalData, folder: Path) -> list:  # type: i
     return evaluator.run(encoder, data, Context(torch.device("cpu"), cache=folder / "cache"))
 
 
-EVALUATORS = [KNN(), Linear(), FewLabel(n_labels=(60,), draws=(0, 1))]
+EVALUATORS = [
+    KNN(),
+    Linear(),
+    LinearLayers(layers=(-1,), poolings=("own",)),
+    Ridge(),
+    LinearAug(epochs=20, batch_size=50),
+    FewLabel(n_labels=(60,), draws=(0, 1)),
+]
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: e.name)
