@@ -38,6 +38,7 @@ class Provenance:
     method: str  # simclr, mae, supervised, ...; "random", "pixels", "timm", "weights"
     backbone: str  # BackboneConfig.label: tables group by it; "" for pixels
     seed: int
+    recipe: str | None = None  # config.digest of what it was pretrained by
     dataset: str | None = None  # what it was pretrained on
     images: str | None = None  # Source.members of what it was pretrained on
     images_seen: int = 0
@@ -208,7 +209,10 @@ def row(encoder: Encoder, data: EvalData, context: Context, result: Result) -> d
         "backbone": come_from["backbone"],
         "encoder_sha256": encoder.sha256,
         "seed": come_from["seed"],
-        "pretrain": {key: come_from[key] for key in ("dataset", "images_seen", "view_forwards")},
+        "pretrain": {
+            **{key: come_from[key] for key in ("dataset", "images_seen", "view_forwards")},
+            **({"recipe": come_from["recipe"]} if come_from["recipe"] else {}),
+        },
         "evaluator": result.evaluator,
         "settings": result.settings,
         "dataset": data.name,

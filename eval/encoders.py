@@ -208,6 +208,7 @@ def _run(path: Path, data: EvalData) -> Encoder:
             str(path),
             "move it away and pretrain anew; a test split of the data's own is not moved",
         )
+    come_from = replace(come_from, recipe=config.digest(config.load(path / "recipe.yaml")))
     return _exported(*export.load_encoder(path / "encoder"), come_from, path / "eval")
 
 

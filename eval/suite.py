@@ -222,6 +222,15 @@ def judgements(suite: Suite, runs: Sequence[Pretraining], judged: EvalData) -> l
     return list(asked.values())
 
 
+def current(known: Sequence[Row], runs: Sequence[Pretraining]) -> list[Row]:
+    """Without the rows that a run of the same name had by another recipe; rows that name no recipe are taken at their
+    word."""
+    told = {run.run.folder.name: config.digest(run.recipe) for run in runs}
+    return [
+        row for row in known if row.record["pretrain"].get("recipe") in (None, told.get(row.run)) or row.run not in told
+    ]
+
+
 def undone(judgement: Judgement, known: Sequence[Row]) -> Judgement:
     """With those evaluators alone of which `known` has no row of this run, on as many labels; none of a run whose rows
     do not say what was asked for."""

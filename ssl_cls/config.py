@@ -4,10 +4,11 @@ The union `MethodConfig` is the registry of methods. This is the only module tha
 """
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, asdict, field, replace
+from dataclasses import KW_ONLY, MISSING, asdict, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -221,6 +222,27 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(json.dumps(asdict(_checked(Recipe, asdict(recipe)))))
     del plain["run"], plain["health"], plain["data"]["workers"]
     return plain
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 of all that a recipe says of what is learned: neither its name, seed and places, nor what every recipe
+    would have that does not say so, so that a key that is added later changes no digest."""
+    data = replace(recipe.data, path=None, labels=None, workers="auto")
+    plain = replace(recipe, name="any", seed=0, data=data, health=HealthConfig(), run=RunConfig())
+    told = _told(_checked(Recipe, asdict(plain)))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _told(value: Any) -> Any:
+    """Specs as dictionaries of what differs from its default, and names, which say what the others mean."""
+    if is_dataclass(value):
+        given = {one: getattr(value, one.name) for one in fields(value)}
+        return {one.name: _told(own) for one, own in given.items() if one.name == "name" or own != _default(one)}
+    return [_told(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _default(of: Any) -> Any:
+    return of.default_factory() if of.default_factory is not MISSING else of.default
 
 
 def diff(old: Recipe, new: Recipe) -> list[str]:

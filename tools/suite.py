@@ -42,6 +42,9 @@ def run(path: str, overrides: list[str], dry_run: bool) -> int:
     committed = Path(asked.results) if asked.results else None
     known = rows.collect([committed]) if committed and committed.exists() else []
     runs = everything = list(suite.pretrainings(asked))
+    found, known = known, suite.current(known, everything)
+    if stale := sorted({row.run for row in found} - {row.run for row in known}):
+        console.print(f"{committed}: {', '.join(stale)} had another recipe, and is done anew", markup=False)
     judged = bool(everything) and has_labels(everything[0].recipe.data)
     judgements = []
     if judged:

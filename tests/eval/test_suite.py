@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,21 @@ def test_committed_rows_stand_in_for_runs(done: Path, tmp_path: Path, without: s
     assert listed.returncode == 0, listed.stderr
     assert "pretrain" not in listed.stderr
     assert "evaluate" not in listed.stderr
+
+
+@pytest.mark.slow
+def test_rows_of_another_recipe_do_not_stand_in_for_this_one_s(done: Path, tmp_path: Path) -> None:
+    for name in ("small.yaml", "supervised.yaml"):
+        (tmp_path / name).symlink_to(done / name)
+    shutil.copytree(done / "results", tmp_path / "results")
+    (tmp_path / "simclr.yaml").write_text((done / "simclr.yaml").read_text().replace("1e-3", "2e-3"))
+    listed = suite(tmp_path, "--dry-run")
+    assert listed.returncode == 0, listed.stderr
+    assert sorted(" ".join(line.split()) for line in listed.stderr.splitlines()) == [
+        "evaluate runs/small/simclr-seed0: knn/v1, linear/v1, fewlabel/v1, finetune/v1",
+        "pretrain runs/small/simclr-seed0",
+        "results/small.jsonl: simclr-seed0 had another recipe, and is done anew",
+    ]
 
 
 @pytest.mark.slow

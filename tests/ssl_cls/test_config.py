@@ -16,6 +16,8 @@ from ssl_cls import config
 from ssl_cls.augment.view import View
 from ssl_cls.config import Recipe
 from ssl_cls.data import catalog
+from ssl_cls.methods.byol import BYOLConfig
+from ssl_cls.methods.simsiam import SimSiamConfig
 
 
 @pytest.fixture
@@ -138,6 +140,18 @@ def test_identity_is_what_decides_the_result(good):
     ]
     found = [config.identity(config.load(good, [change])) for change in ["name=a", *changes]]
     assert all(one != other for one, other in combinations(found, 2))
+
+
+def test_the_digest_is_of_what_is_learned_and_of_no_default(good, write):
+    base = config.load(good)
+    same = ["name=b", "seed=4", "data.path=x", "data.workers=7", "run.dir=x", "health.stop=true", "optim.min_lr=0"]
+    assert config.digest(config.load(good, same)) == config.digest(base)
+    assert config.digest(config.load(write(config.dump(base)))) == config.digest(base)
+    changes = ["method.temperature=1", "views.0.hue=.1", "optim.clip.per=tensor", "train.epochs=1", "data.size=20"]
+    found = [config.digest(config.load(good, [change])) for change in ["name=a", *changes]]
+    assert len(set(found)) == len(found)
+    byol, simsiam = (dataclasses.replace(base, method=method()) for method in (BYOLConfig, SimSiamConfig))
+    assert config.digest(byol) != config.digest(simsiam)  # though both have nothing but defaults
 
 
 def test_identity_of_a_recipe_built_in_python_is_that_of_its_yaml(good, write):
