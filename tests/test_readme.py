@@ -9,6 +9,7 @@ from eval.comparison import tables
 from eval.comparison.compare import compare
 from eval.comparison.record import Row
 from eval.comparison.rows import collect
+from eval.report import report
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,6 +21,7 @@ def test_the_tables_are_made_from_the_committed_rows(results: Path) -> None:
     assert f"(results/{results.name})" in README
     whole = results.with_suffix(".md").read_text()
     assert whole.startswith(tables.markdown(groups).strip())
+    assert results.with_suffix(".svg").read_text() == report.label_efficiency(groups)
     for group in groups:
         assert results.stem == "strategies" or tables.markdown_table(*tables.cells(group)) in README
 

@@ -113,7 +113,7 @@ def page(
 
 def _appended(groups: Sequence[Group], found: Sequence[Checks], beside: dict[str, list[Published]]) -> str:
     """What stands below the tables in Markdown: leakage, and published rows in tables of their own."""
-    sentences = [text for one in found for text in one.sentences]
+    sentences = list(dict.fromkeys(text for one in found for text in one.sentences))  # groups may share data
     parts = ["\n".join(f"- {tables.escaped(text)}" for text in sentences)] if sentences else []
     if others := [row for rows in beside.values() for row in rows]:
         parts.append(f"## Published on {tables.escaped(others[0].dataset)}")
