@@ -23,7 +23,7 @@ THRESHOLD = 0.99  # correlation of two images' pixels from which they count as n
 _SIDE = 32  # pixels: larger images are compared at this size
 _DIRECTIONS = 48  # principal axes of the filter that comes before the exact comparison
 _BATCH = 250
-_MOST = 200_000  # images of a set
+MOST = 200_000  # images of a set
 _SHOWN = 8
 
 
@@ -102,8 +102,8 @@ def _images(source: Source, side: int | None) -> tuple[list[bytes], Tensor]:
     Raises:
         UserError: more images than are held in memory.
     """
-    if len(source) > _MOST:
-        raise UserError(f"{len(source):,} images are more than are compared in memory, {_MOST:,}", source.name)
+    if len(source) > MOST:
+        raise UserError(f"{len(source):,} images are more than are compared in memory, {MOST:,}", source.name)
     parts = torch.split(torch.arange(len(source)), _BATCH)
     with ThreadPoolExecutor(usable_cores()) as pool:  # decoders release the interpreter
         done = list(pool.map(lambda part: _normalised(_pixels(source, part), side), parts))

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -9,13 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eval import encoders, features
-from eval.base import Context, EvalData
+from eval.base import Context, Encoder, EvalData
+from eval.channels import seen_with
 from eval.comparison.record import Row
 from eval.data import shown
 from eval.neighbours import nearest
 from eval.report.gallery import Picture, Thumbnail, class_name, copies, first_of_each, originals, uri
-from eval.report.leakage import THRESHOLD
-from ssl_cls.data.source import all_labels
+from eval.report.leakage import MOST, THRESHOLD
+from ssl_cls.data import catalog
+from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
 
 _NUM_QUERIES, _NUM_NEIGHBOURS = 8, 6
@@ -29,12 +32,18 @@ class Map:
     points: dict[int, list[tuple[float, float]]]  # (x, y) of each class's images, within 0..100
 
 
+class Seen(NamedTuple):
+    source: Source
+    features: Tensor  # [N, D]
+
+
 class Known(NamedTuple):
     """An encoder's kept features, and the images that they are of."""
 
     data: EvalData
     bank: Tensor  # [N, D], of train
     test: Tensor
+    encoder: Encoder
 
 
 def known(spec: str, row: Row, data: EvalData, context: Context) -> Known:
@@ -49,13 +58,27 @@ def known(spec: str, row: Row, data: EvalData, context: Context) -> Known:
         raise UserError("these are not the weights that were evaluated", spec)
     if not all(features.cached(encoder, source, context) for source in (data.train, data.test)):
         raise UserError("its features are no longer kept", spec, "python tools/evaluate.py ENCODER")
-    return Known(data, *(features.extract(encoder, source, context) for source in (data.train, data.test)))
+    bank, test = (features.extract(encoder, source, context) for source in (data.train, data.test))
+    return Known(data, bank, test, encoder)
+
+
+def seen(encoder: Encoder, run: Path | None, context: Context) -> Seen | None:
+    """What a run's encoder was pretrained on, and its features, made where they have not been kept; None where the run
+    does not say, the images are not to be had, or are too many to hold."""
+    recipe = encoders.recipe_of(str(run)) if run else None
+    if recipe is None:
+        return None
+    try:
+        source = seen_with(catalog.open(recipe.data, "train"), encoder.channels)
+        return Seen(source, features.extract(encoder, source, context)) if len(source) <= MOST else None
+    except UserError:
+        return None
 
 
 def neighbours(title: str, encoder: Known) -> Picture:
     """The first test image of each class or label (up to eight) with its nearest training images by cosine; alike are
     those of its class, or with any of its labels."""
-    data, bank, test = encoder
+    data, bank, test, _ = encoder
     labels, test_labels = all_labels(data.train), all_labels(data.test)
     queries = first_of_each(test_labels, _NUM_QUERIES)
     cosine = F.normalize(test[queries], dim=1) @ bank.T / bank.norm(dim=1).clamp(min=1e-12)
@@ -72,16 +95,17 @@ def neighbours(title: str, encoder: Known) -> Picture:
     return Picture(title, strips)
 
 
-def closest(title: str, encoder: Known) -> Picture:
-    """The test images (up to eight) that a training image is nearest to, by cosine about the mean of training, and how
-    many are nearer than THRESHOLD: copies that pixels do not show, if there are any."""
-    data, bank, test = encoder
-    (found,) = nearest(bank, test, 1, ("centred",))
-    count = int((found.similarity[:, 0] >= THRESHOLD).sum())
-    cosine, queries = found.similarity[:, 0].topk(min(_NUM_QUERIES, len(test)))
+def closest(title: str, encoder: Known, seen: Seen | None) -> Picture:
+    """The test images (up to eight) that an image of pretraining is nearest to, by cosine about their mean, and how
+    many are nearer than THRESHOLD: copies that pixels do not show, if there are any. Where it is not known what was
+    seen, `train` stands in for it."""
+    source, bank = seen or (encoder.data.train, encoder.bank)
+    (found,) = nearest(bank, encoder.test, 1, ("centred",))
+    count, num_test = int((found.similarity[:, 0] >= THRESHOLD).sum()), len(encoder.test)
+    cosine, queries = found.similarity[:, 0].topk(min(_NUM_QUERIES, num_test))
     pairs = list(zip(queries.tolist(), found.rows[queries, 0].tolist(), cosine.tolist(), strict=True))
-    told = f"by the features of {title}: {count:,} of {len(test):,} test images have a cosine of {THRESHOLD} or more"
-    return copies(f"{told} with one of {len(bank):,}", data.train, data.test, pairs, "cosine")
+    told = f"by the features of {title}: {count:,} of {num_test:,} test images have a cosine of {THRESHOLD} or more"
+    return copies(f"{told} with one of {len(bank):,} of {source.name}", source, encoder.data.test, pairs, "cosine")
 
 
 def feature_map(title: str, encoder: Known) -> Map:

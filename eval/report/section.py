@@ -185,7 +185,8 @@ def _features(group: Group, data: EvalData | None, missing: list[str]) -> dict[s
         neighbours.append(neighbourhood.neighbours(line.label, encoder))
         maps.append(neighbourhood.feature_map(line.label, encoder))
         if line.kind == "pretrained" and not alike:
-            alike.append(neighbourhood.closest(line.label, encoder))
+            seen = neighbourhood.seen(encoder.encoder, row.folder, Context(device))
+            alike.append(neighbourhood.closest(line.label, encoder, seen))
         if drawn := neighbourhood.umap(line.label, encoder):
             maps.append(drawn)
     names = (data.test.class_names or []) if data else []

@@ -80,7 +80,7 @@ def test_images_of_another_shape_are_no_copies(tmp_path: Path) -> None:
 
 
 def test_a_set_too_large_for_memory_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(leakage, "_MOST", 29)
+    monkeypatch.setattr(leakage, "MOST", 29)
     with pytest.raises(UserError, match="30 images are more than"):
         leakage.find(source("a/train", noise(30, 0)), source("a/test", noise(20, 1)), tmp_path)
 

@@ -43,6 +43,10 @@ def number(thumbnail: Thumbnail) -> int:
     return int(found.group(1))
 
 
+def known(data: EvalData, bank: torch.Tensor, test: torch.Tensor) -> neighbourhood.Known:
+    return neighbourhood.Known(data, bank, test, encoders.load("pixels", data, 0))
+
+
 def pixels_row(sha256: str) -> Row:
     empty = {
         "run": "pixels",
@@ -99,7 +103,7 @@ def test_the_most_alike_are_the_pairs_of_the_largest_centred_cosine(data: EvalDa
     generator = torch.Generator().manual_seed(0)
     bank, test = (torch.randn(len(source), 6, generator=generator) + 3 for source in (data.train, data.test))
     test[17] = bank[5] * 1.0
-    picture = neighbourhood.closest("x", neighbourhood.Known(data, bank, test))
+    picture = neighbourhood.closest("x", known(data, bank, test), None)
     about = bank.numpy().mean(0)
     oracle = NearestNeighbors(metric="cosine", algorithm="brute", n_neighbors=1).fit(bank.numpy() - about)
     distances, rows = (found[:, 0] for found in oracle.kneighbors(test.numpy() - about))
@@ -116,6 +120,29 @@ def test_the_most_alike_are_the_pairs_of_the_largest_centred_cosine(data: EvalDa
     )
 
 
+def test_what_was_pretrained_on_is_compared_where_it_is_other_data(data: EvalData, tmp_path: Path) -> None:
+    """Copies of test images among images that are no labelled training images are found by features too."""
+    first = torch.arange(30)
+    images = torch.cat((data.test.pixels(first), 255 - data.train.pixels(first)))[:, 0]
+    np.savez(tmp_path / "seen.npz", images=images.numpy())
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: x\ndata: {{source: folder, path: {tmp_path / 'seen.npz'}}}\nbackbone: {{name: resnet_small}}\n"
+        "method: {name: simclr}\noptim: {lr: 0.001}\ntrain: {epochs: 1, batch_size: 2}\n"
+    )
+    context, encoder = Context(torch.device("cpu"), cache=tmp_path / "cache"), encoders.load("pixels", data, 0)
+    bank, test = (features.extract(encoder, source, context) for source in (data.train, data.test))
+    seen = neighbourhood.seen(encoder, tmp_path, context)
+    assert seen is not None
+    assert 20 < len(seen.features) == len(seen.source) < 60  # the others are held out
+    picture = neighbourhood.closest("x", neighbourhood.Known(data, bank, test, encoder), seen)
+    for one, its_copy in zip(*picture.strips, strict=True):
+        assert number(one) < 30
+        np.testing.assert_array_equal(decoded(one), decoded(its_copy))
+    assert f"with one of {len(seen.source)} of {seen.source.name}" in picture.title
+    assert neighbourhood.seen(encoder, tmp_path / "none", context) is None
+    assert neighbourhood.seen(encoder, None, context) is None
+
+
 def test_other_weights_than_the_row_s_are_not_shown(data: EvalData, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the weights"):
         neighbourhood.known("pixels", pixels_row("other"), data, Context(torch.device("cpu"), cache=tmp_path))
@@ -126,7 +153,7 @@ def test_the_map_is_scikit_learn_s_pca(data: EvalData) -> None:
     generator = torch.Generator().manual_seed(0)
     num = len(data.test)
     features = torch.randn(num, 20, generator=generator) * torch.linspace(3, 0.1, 20)
-    drawn = neighbourhood.feature_map("x", neighbourhood.Known(data, features, features))
+    drawn = neighbourhood.feature_map("x", known(data, features, features))
     labels = data.test.labels(torch.arange(num))
     oracle = PCA(2).fit(features.numpy())
     assert drawn.method == f"PCA, {100 * oracle.explained_variance_ratio_.sum():.0f} % of variance"
@@ -142,13 +169,13 @@ def test_the_map_is_scikit_learn_s_pca(data: EvalData) -> None:
 
 def test_a_single_feature_still_has_a_map(data: EvalData) -> None:
     one = torch.arange(float(len(data.test)))[:, None]
-    drawn = neighbourhood.feature_map("x", neighbourhood.Known(data, one, one))
+    drawn = neighbourhood.feature_map("x", known(data, one, one))
     assert all(np.isfinite(points).all() for points in drawn.points.values())
 
 
 def test_umap_is_drawn_where_it_is_installed(data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = neighbourhood.Known(data, torch.rand(5, 3), torch.rand(len(data.test), 3))
-    assert (neighbourhood.umap("x", known) is None) == (importlib.util.find_spec("umap") is None)
+    kept = known(data, torch.rand(5, 3), torch.rand(len(data.test), 3))
+    assert (neighbourhood.umap("x", kept) is None) == (importlib.util.find_spec("umap") is None)
     (tmp_path / "umap.py").write_text(
         "class UMAP:\n"
         "    def __init__(self, random_state): assert random_state == 0\n"
@@ -156,11 +183,11 @@ def test_umap_is_drawn_where_it_is_installed(data: EvalData, tmp_path: Path, mon
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "umap", raising=False)
-    drawn = neighbourhood.umap("x", known)
+    drawn = neighbourhood.umap("x", kept)
     assert drawn is not None
     assert drawn.method == "UMAP"
     labels = data.test.labels(torch.arange(len(data.test)))
-    first = known.test[labels == 0][:, 1:3].numpy()
+    first = kept.test[labels == 0][:, 1:3].numpy()
     for axis in range(2):
         assert np.corrcoef(np.asarray(drawn.points[0])[:, axis], first[:, axis])[0, 1] > 0.999
     monkeypatch.delitem(sys.modules, "umap")
@@ -171,8 +198,8 @@ def test_of_several_labels_neighbours_share_one_and_the_map_goes_by_the_most_fre
     pixels = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
     source = Arrays("x/test", pixels, labels, ["a", "b", "c"], (0.5,), (0.5,))
     features = torch.eye(5)[:, :4] + 0.1
-    known = neighbourhood.Known(EvalData("x", source, source, source, 3), features, features)
-    first, second, third = neighbourhood.neighbours("x", known).strips
+    kept = known(EvalData("x", source, source, source, 3), features, features)
+    first, second, third = neighbourhood.neighbours("x", kept).strips
     assert [strip[0].alt for strip in (first, second, third)] == [
         "test image 0: a", "test image 1: a, b", "test image 3: b, c"
     ]  # fmt: skip
@@ -181,5 +208,5 @@ def test_of_several_labels_neighbours_share_one_and_the_map_goes_by_the_most_fre
             shared = (labels[number(query)] * labels[number(neighbour)]).any()
             assert (neighbour.mark == "same") == bool(shared)
             assert neighbour.alt.endswith("no label") == (number(neighbour) == 2)
-    drawn = neighbourhood.feature_map("x", known)
+    drawn = neighbourhood.feature_map("x", kept)
     assert {label: len(points) for label, points in drawn.points.items()} == {0: 3, 1: 1}
