@@ -1,7 +1,7 @@
 """What is checked about the data behind a comparison: small classes and test splits, leakage, unreadable images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eval.base import Context
@@ -82,7 +82,8 @@ def _held_out(group: Group) -> list[str]:
 
 
 def _pretrained_on(folder: Path) -> DataConfig | None:
+    """The data of a run's recipe, without what it says of its views and workers: to look at them once."""
     try:
-        return config.load(folder / "recipe.yaml").data
+        return replace(config.load(folder / "recipe.yaml").data, size=None, workers="auto")
     except UserError:
         return None

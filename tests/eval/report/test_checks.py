@@ -55,6 +55,21 @@ def test_copies_and_unreadable_files_of_a_folder_are_named(
     assert test[0].uri == training[0].uri  # the same picture twice
 
 
+def test_runs_that_saw_the_same_images_at_another_size_are_looked_at_once(
+    images: Path, synthetic_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checks, "_CACHE", tmp_path / "cache")
+    row = [{"evaluator": "knn/v1", "correct": [1, 1, 0, 1]}]
+    runs = [synthetic_run(name, name, row, dataset="pets") for name in ("simclr", "byol")]
+    for run, size in zip(runs, ("", ", size: 16, workers: 0"), strict=True):
+        recipe = RECIPE.format(path=images).replace("max_bad_fraction: 0.5", f"max_bad_fraction: 0.5{size}")
+        (run / "recipe.yaml").write_text(recipe)
+    said: list[str] = []
+    (found,) = checks.run(compare(collect(runs)), said.append)
+    assert len(said) == 1
+    assert sum(text.startswith("Leakage check") for text in found.sentences) == 1
+
+
 def test_committed_rows_say_that_nobody_looked(synthetic_run: Callable[..., Path]) -> None:
     run = synthetic_run("simclr", "simclr", [{"evaluator": "knn/v1", "correct": [1, 1, 0, 1]}])
     (found,) = checks.run(compare(collect([run / "eval" / "results.jsonl"])))
