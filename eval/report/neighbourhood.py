@@ -1,6 +1,7 @@
 """What an encoder finds alike: the nearest neighbours of test images, and a map of all of them."""
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from eval.report.leakage import MOST, THRESHOLD
 from ssl_cls.data import catalog
 from ssl_cls.data.source import Source, all_labels
 from ssl_cls.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _NUM_QUERIES, _NUM_NEIGHBOURS = 8, 6
 _NUM_MAPPED, _NUM_COLOURS = 600, 10
@@ -70,7 +73,11 @@ def seen(encoder: Encoder, run: Path | None, context: Context) -> Seen | None:
         return None
     try:
         source = seen_with(catalog.open(recipe.data, "train"), encoder.channels)
-        return Seen(source, features.extract(encoder, source, context)) if len(source) <= MOST else None
+        if len(source) > MOST:
+            return None
+        if not features.cached(encoder, source, context):
+            log.info("encoding the %s images of %s, to look for copies", f"{len(source):,}", source.name)
+        return Seen(source, features.extract(encoder, source, context))
     except UserError:
         return None
 
